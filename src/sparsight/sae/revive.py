@@ -1,0 +1,48 @@
+"""Bringing dead latents of a ReLU SAE back to life, on tokens that the SAE reconstructs badly."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparsight.sae.checkpoint import TrainState
+
+
+@torch.no_grad()
+def revive(state: TrainState, inputs: Tensor, error: Tensor, dead: Tensor, generator: torch.Generator) -> Tensor:
+    """Move dead latents onto badly reconstructed tokens; returns the indices (n,) of those that were moved.
+
+    `inputs` (B, d) is what the encoder reads, `error` (B, d) = x_hat - x, `dead` (m,) bool. Tokens are drawn in
+    proportion to |error|^2, each at most once and an eighth of the batch at most, since several latents on one token
+    would overshoot together. A moved latent points along its token's residual r, has the mean length of the living
+    (also the decoder's, unless that is 1), and the bias at which its pre-activation there is |r| / 2 times that length:
+    it fires on its token, and on those that share more than half of its residual. Adam forgets it.
+    """
+    count = min(int(dead.sum()), max(1, len(inputs) // 8))
+    chance = error.square().sum(1).cpu().double()
+    if count == 0 or int((chance > 0).sum()) < count:
+        return dead.nonzero().squeeze(1)[:0]
+    index = dead.nonzero().squeeze(1)[:count]
+    token = torch.multinomial(chance, count, generator=generator).to(inputs.device)
+    residual = -error[token]
+    way, size = F.normalize(residual, dim=1), residual.norm(dim=1)
+    length = _mean_length(state.weights.enc, ~dead)
+    state.weights.enc.data[index] = way * length
+    state.weights.b_enc.data[index] = length * (size / 2 - (way * inputs[token]).sum(1))
+    unit = state.sae.config.decoder_norm == "unit"
+    state.weights.dec.data[index] = way if unit else way * _mean_length(state.weights.dec, ~dead)
+    _forget(state, index)
+    return index
+
+
+def _mean_length(rows: Tensor, alive: Tensor) -> Tensor:
+    return rows[alive].norm(dim=1).mean() if alive.any() else rows.new_ones(())
+
+
+def _forget(state: TrainState, index: Tensor) -> None:
+    for weight in (state.weights.enc, state.weights.b_enc, state.weights.dec):
+        for moment in ("exp_avg", "exp_avg_sq"):
+            if moment in state.adam.state[weight]:
+                state.adam.state[weight][moment][index] = 0
+    state.since[index] = 0
