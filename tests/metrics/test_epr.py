@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from sparsight.errors import SparsightError
-from sparsight.metrics import editing_precision
+from sparsight.metrics import editing_precision, precision_ratio
 
 NAMES = ["smiling", "beard", "hat"]
 LOGITS = arrays(np.float64, (6, 3), elements=st.floats(-20, 20, width=32))
@@ -109,6 +109,15 @@ def test_a_common_scale_of_the_logits_does_not_matter(scale, seed):
     assert second.epr.value == pytest.approx(first.epr.value, rel=1e-5)
     assert second.epr.high == pytest.approx(first.epr.high, rel=1e-5)
     assert second.true_epr == first.true_epr and second.flip_rate == first.flip_rate
+
+
+def test_two_edits_of_the_same_images_are_compared_on_the_same_resamples():
+    before, change = np.random.default_rng(0).normal(size=(2, 30, 4))
+    rival = change.copy()
+    rival[:, 1:] *= 2  # twice the damage everywhere: exactly half as precise, whatever the images
+    interval = precision_ratio(before, before + change, before + rival, 0)
+    assert (interval.low, interval.value, interval.high) == pytest.approx((2, 2, 2))
+    assert precision_ratio(before, before + change, before, 0).to_dict()["value"] is None
 
 
 def test_report_is_json():

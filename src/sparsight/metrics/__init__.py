@@ -4,7 +4,7 @@ from sparsight.metrics.agreement import attribute_agreement, pearson, psnr, spea
 from sparsight.metrics.bootstrap import Interval, bootstrap, bootstrap_ratio, row_mean
 from sparsight.metrics.clip import clip_score, cosine, directional_loss, directional_similarity
 from sparsight.metrics.counterfactual import PerImage, counterfactual_gain, inside_share, pixel_l1, pixel_l2
-from sparsight.metrics.epr import Damage, EditReport, editing_precision
+from sparsight.metrics.epr import Damage, EditReport, editing_precision, precision_ratio
 from sparsight.metrics.identity import IdentitySimilarity, identity_similarity
 from sparsight.metrics.perceptual import PerceptualDistance, feature_distance, load_perceptual
 
@@ -31,6 +31,7 @@ __all__ = [
     "pearson",
     "pixel_l1",
     "pixel_l2",
+    "precision_ratio",
     "psnr",
     "row_mean",
     "spearman",

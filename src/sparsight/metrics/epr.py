@@ -14,7 +14,7 @@ import numpy as np
 
 from sparsight.errors import SparsightError, unknown
 from sparsight.metrics.arrays import Array, Numbers, numbers
-from sparsight.metrics.bootstrap import Interval, Statistic, bootstrap, row_mean
+from sparsight.metrics.bootstrap import Interval, Statistic, bootstrap, bootstrap_ratio, row_mean
 
 EPSILON = 1e-8  # CASL's own guard in the denominator of EPR
 HALF_FLIP = 0.5  # flips added to the observed damage in the true EPR
@@ -108,6 +108,28 @@ def editing_precision(
         flip_rate=figure(row_mean, flips[open_rows, column]),
         damage=tuple(Damage(labels[j], figure(row_mean, change[:, j]), float(flips[:, j].mean())) for j in others),
     )
+
+
+def precision_ratio(
+    before: Array,
+    after: Array,
+    rival: Array,
+    target: int | str,
+    exclude: Sequence[int | str] = (),
+    names: Sequence[str] | None = None,
+    seed: int = 0,
+    n_resamples: int = 1000,
+) -> Interval:
+    """EPR of one edit divided by the EPR of a `rival`, both of the same images `before`, on the same resamples.
+
+    An interval above 1 says that the first is the more precise. Resamples in which the rival's EPR is 0 are left out (it
+    moved nothing). Arguments and errors are those of `editing_precision`.
+    """
+    pairs = [_logits(before, after), _logits(before, rival)]
+    column, others = _columns(target, exclude, _names(names, pairs[0][0].shape[1]))
+    changes = [np.abs(new - old) for old, new in pairs]
+    first, second = ((change[:, column], change[:, others].mean(axis=1)) for change in changes)
+    return bootstrap_ratio(_ratio, first, second, seed=seed, n_resamples=n_resamples)
 
 
 def _ratio(target: Numbers, nontarget: Numbers) -> Numbers:
