@@ -122,8 +122,8 @@ def precision_ratio(
 ) -> Interval:
     """EPR of one edit divided by the EPR of a `rival`, both of the same images `before`, on the same resamples.
 
-    An interval above 1 says that the first is the more precise. Resamples in which the rival's EPR is 0 are left out (it
-    moved nothing). Arguments and errors are those of `editing_precision`.
+    An interval above 1 says that the first is the more precise. Resamples in which the rival's EPR is 0 are left out
+    (it moved nothing). Arguments and errors are those of `editing_precision`.
     """
     pairs = [_logits(before, after), _logits(before, rival)]
     column, others = _columns(target, exclude, _names(names, pairs[0][0].shape[1]))
