@@ -34,7 +34,11 @@ def kill_at(step):
 
 @pytest.mark.parametrize(
     "config",
-    [SMALL, replace(SMALL, activation="topk", k=3, revive_every=0, aux_k=8), replace(SMALL, decoder_norm="free")],
+    [
+        replace(SMALL, dead_after=64, sparsity=50.0),
+        replace(SMALL, activation="topk", k=3, revive_every=0, aux_k=8),
+        replace(SMALL, decoder_norm="free"),
+    ],
 )
 @pytest.mark.parametrize("step", [2, 16])
 def test_a_killed_training_ends_with_the_same_weights(store, tmp_path, config, step):

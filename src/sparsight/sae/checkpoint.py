@@ -36,7 +36,7 @@ class TrainState:
     @classmethod
     def fresh(cls, sae: SAE, betas: tuple[float, float], device: torch.device) -> TrainState:
         """Adam over the SAE's own memory, W_enc seen as (m, d) so that its gradient needs no transposing."""
-        sae = sae.to(device)
+        sae = sae.to(device).requires_grad_(False)
         views = (sae.W_enc.data.t(), sae.b_enc.data, sae.W_dec.data, sae.b_dec.data)
         weights = Weights(*(torch.nn.Parameter(view) for view in views))
         adam = torch.optim.Adam(list(weights), betas=betas, fused=device.type in ("cpu", "cuda"))

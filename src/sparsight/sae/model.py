@@ -89,13 +89,16 @@ class SAE(nn.Module):
     def from_pretrained(
         cls, name_or_path: Path | str, subfolder: str | None = None, revision: str | None = None
     ) -> SAE:
-        """Load from a folder or a Hub repository. Raises `SparsightError` for anything that does not fit exactly."""
+        """Load from a folder or a Hub repository, frozen: its parameters ask for no gradient.
+
+        Raises `SparsightError` for unknown or missing fields, for missing or unexpected tensors, and for wrong shapes.
+        """
         values, tensors = hub.load(str(name_or_path), subfolder, revision)
         extra = values.pop("extra")
         sae = cls(SAEConfig(**values))
         sae.extra = extra
         hub.fill(sae, tensors, str(name_or_path))
-        return sae
+        return sae.requires_grad_(False)
 
     def push_to_hub(self, repo_id: str, subfolder: str | None = None, private: bool = False) -> str:
         """Upload to the Hub (creating the repository if needed) and return the address of the commit."""

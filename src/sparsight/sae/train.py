@@ -84,8 +84,6 @@ def _steps(
         x = state.sae.normalise(batch.tokens.to(state.since.device))
         result = _step(state, x, config, step, work)
         state.step = step
-        if folder is not None and config.checkpoint_every and step % config.checkpoint_every == 0:
-            state.save(folder, identity)
         if step % config.log_every == 0 or step == config.steps:
             speed = config.log_every * config.batch_size / (perf_counter() - last)
             last = perf_counter()
@@ -94,8 +92,8 @@ def _steps(
                 | _validate(state, store, config, validation)
                 | {"tokens_per_second": speed}
             )
-        if step == config.steps:
-            return
+        if folder is not None and config.checkpoint_every and step % config.checkpoint_every == 0:
+            state.save(folder, identity)
 
 
 def _step(state: TrainState, x: Tensor, config: TrainConfig, step: int, work: Workspace) -> StepResult:
