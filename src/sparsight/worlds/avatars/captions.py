@@ -138,17 +138,10 @@ def caption(face: Face, rng: random.Random) -> str:
     return phrase([fact for _, fact in draw_facts(face, rng)], rng)
 
 
-def caption_pair(face: Face, rng: random.Random) -> tuple[str, str]:
-    """A true caption, and the same with one fact turned into its opposite: a false one that differs in little."""
-    truth, facts = attributes(face), draw_facts(face, rng, most=4)
-    turned = rng.choice([name for name, _ in facts if name is not None] or ATTRIBUTES)
-    if turned not in [name for name, _ in facts]:
-        facts.append((turned, _attribute_fact(turned, truth[turned], rng)))
-    opposite = _attribute_fact(turned, not truth[turned], rng)
-    state = rng.getstate()
-    true = phrase([fact for _, fact in facts], rng)
-    rng.setstate(state)  # the two must not differ in their article
-    return true, phrase([opposite if name == turned else fact for name, fact in facts], rng)
+def contrast(attribute: str, rng: random.Random) -> tuple[str, str]:
+    """Two short sentences, one for faces without the attribute and one for faces with it, in random wording."""
+    absent = phrase([_attribute_fact(attribute, False, rng)], rng)
+    return absent, phrase([_attribute_fact(attribute, True, rng)], rng)
 
 
 def words(text: str) -> list[str]:

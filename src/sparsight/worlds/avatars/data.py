@@ -20,7 +20,7 @@ IDENTITY_FACTORS = ("skin", "top", "hair", "hat_color", "facial_hair", "beard_co
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
     """uint8 pixels (N, H, W, 3) as a float tensor (N, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def to_pixels(images: Tensor) -> np.ndarray:

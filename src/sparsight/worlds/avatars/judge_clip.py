@@ -13,11 +13,14 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig, PreTrainedTokenizerFast
 
 from sparsight.files import atomic, read_json, write_json
-from sparsight.worlds.avatars.captions import caption_pair, vocabulary
-from sparsight.worlds.avatars.judges_training import Mixture, _fast, _harden
+from sparsight.worlds.avatars.captions import caption, contrast, vocabulary
+from sparsight.worlds.avatars.faces import ATTRIBUTES
+from sparsight.worlds.avatars.judges_training import Mixture, fast, harden
 from sparsight.worlds.training import Progress, Training
 
 CONTEXT = 32
+CONTRAST = 5.0  # weight of the contrary pairs, whose loss is by far the smaller number
+_MOST_SCALE = 4.6052  # ln 100, as in CLIP
 _SPECIAL = ("<pad>", "<start>", "<unknown>", "<end>")
 
 _README = """---
@@ -47,29 +50,35 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_clip(seed: int = 0) -> CLIPModel:
-    """An untrained CLIP: ViT on 8-pixel patches, a short text tower, 128 shared dimensions."""
+    """An untrained CLIP: ViT on 16-pixel patches, a short text tower, 128 shared dimensions."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     # CLIPTextModel reads its sentence vector at the end token, which it finds by this number.
     text = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=3, num_attention_heads=4,
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=CONTEXT, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     vision = CLIPVisionConfig(
-        image_size=64, patch_size=8, hidden_size=160, intermediate_size=480, num_hidden_layers=4, num_attention_heads=5
+        image_size=64, patch_size=16, hidden_size=160, intermediate_size=480, num_hidden_layers=4, num_attention_heads=5
     )
     return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=128))
 
 
-def clip_loss(image: Tensor, text: Tensor, contrary: Tensor, scale: Tensor) -> Tensor:
-    """CLIP's symmetric loss of unit embeddings (B, D), each image also having to refuse `contrary` captions (B, D).
-
-    A contrary caption differs from the true one in one fact only, so it teaches what a random one rarely does.
-    """
+def clip_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    """CLIP's symmetric loss between unit embeddings (B, D) of images and of their captions."""
     truth = torch.arange(len(image))
-    by_image = scale * image @ torch.cat([text, contrary]).T
-    return (F.cross_entropy(by_image, truth) + F.cross_entropy(by_image[:, : len(text)].T, truth)) / 2
+    scores = scale * image @ text.T
+    return (F.cross_entropy(scores, truth) + F.cross_entropy(scores.T, truth)) / 2
+
+
+def contrast_loss(image: Tensor, absent: Tensor, present: Tensor, holds: Tensor, scale: Tensor) -> Tensor:
+    """The same loss over pairs of contrary sentences: which of the two, (A, D) each, does each image (B, D) fit?
+
+    `holds` (B, A) says for which attributes the second is true. Such pairs differ in one fact only, and so
+    teach what the other captions of a batch, which differ in many, rarely do.
+    """
+    return F.binary_cross_entropy_with_logits(scale * image @ (present - absent).T, holds)
 
 
 def train_clip(
@@ -85,24 +94,26 @@ def train_clip(
 
     def embed_texts(texts: list[str]) -> Tensor:
         tokens = tokenizer(texts, padding=True, truncation=True, max_length=CONTEXT, return_tensors="pt")
-        with _fast():
+        with fast():
             found = model.text_projection(model.text_model(**tokens).pooler_output)
         return F.normalize(found.float(), dim=-1)
 
     def loss_of(generator: torch.Generator) -> Tensor:
         images, positions = data.batch(batch, generator)
         rng = random.Random(int(torch.randint(2**31, (), generator=generator)))
-        pairs = [caption_pair(faces[i], rng) for i in positions.tolist()]
-        texts = embed_texts([true for true, _ in pairs] + [false for _, false in pairs])
+        pairs = [contrast(name, rng) for name in ATTRIBUTES]
+        captions = [caption(faces[i], rng) for i in positions.tolist()]
+        texts = embed_texts([*captions, *(a for a, _ in pairs), *(b for _, b in pairs)])
 
         def loss(given: Tensor, texts: Tensor = texts) -> Tensor:
-            with _fast():
+            with fast():
                 found = model.visual_projection(model.vision_model(given).pooler_output)
-            scale = model.logit_scale.clamp(max=4.6052).exp()
-            true, false = texts.chunk(2)
-            return clip_loss(F.normalize(found.float(), dim=-1), true, false, scale)
+            image, scale = F.normalize(found.float(), dim=-1), model.logit_scale.clamp(max=_MOST_SCALE).exp()
+            text, absent, present = texts.split([len(captions), len(pairs), len(pairs)])
+            contrary = contrast_loss(image, absent, present, data.labels[positions], scale)
+            return clip_loss(image, text, scale) + CONTRAST * contrary
 
-        return loss(_harden(images, lambda given: loss(given, texts.detach()), generator))
+        return loss(harden(images, lambda given: loss(given, texts.detach()), generator))
 
     training = Training(model, work, steps=steps, learning_rate=learning_rate, ema=0.99, seed=seed)
     training.run(loss_of, progress)

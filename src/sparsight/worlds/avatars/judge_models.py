@@ -112,7 +112,7 @@ def _vit() -> nn.Module:
     return ViTForImageClassification(
         ViTConfig(
             image_size=64,
-            patch_size=8,
+            patch_size=16,
             hidden_size=128,
             num_hidden_layers=4,
             num_attention_heads=4,

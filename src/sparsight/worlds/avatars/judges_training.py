@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsight.errors import SparsightError, unknown
+from sparsight.files import write_json
 from sparsight.worlds.avatars.data import FaceData
 from sparsight.worlds.avatars.faces import Face
 from sparsight.worlds.avatars.judge_augment import adversarial, augment
@@ -54,7 +55,7 @@ class Mixture:
         return torch.cat(images)[order], torch.cat(positions)[order]
 
 
-def _harden(images: Tensor, loss_of: Callable[[Tensor], Tensor], generator: torch.Generator) -> Tensor:
+def harden(images: Tensor, loss_of: Callable[[Tensor], Tensor], generator: torch.Generator) -> Tensor:
     """Augmented images, in some batches moved to where they are hardest nearby."""
     images = augment(images, generator)
     if torch.rand((), generator=generator) < ADVERSARIAL_SHARE:
@@ -62,7 +63,8 @@ def _harden(images: Tensor, loss_of: Callable[[Tensor], Tensor], generator: torc
     return images
 
 
-def _fast() -> torch.autocast:
+def fast() -> torch.autocast:
+    """Mixed precision, which halves the time on processors that know bfloat16."""
     return torch.autocast("cpu", torch.bfloat16)
 
 
@@ -87,11 +89,11 @@ def train_classifier(
         truth = data.labels[positions]
 
         def loss(given: Tensor) -> Tensor:
-            with _fast():
+            with fast():
                 logits = model(given)
             return F.binary_cross_entropy_with_logits(logits.float(), truth)
 
-        return loss(_harden(images, loss, generator))
+        return loss(harden(images, loss, generator))
 
     training = Training(model, work, steps=steps, learning_rate=learning_rate, ema=0.99, seed=seed)
     training.run(loss_of, progress)
@@ -108,7 +110,7 @@ class _Classes(nn.Module):
         self.prototypes = nn.Parameter(torch.randn(count, embedder.config["outputs"]))
 
     def loss(self, images: Tensor, person: Tensor, margin: float = 0.2, scale: float = 16.0) -> Tensor:
-        with _fast():
+        with fast():
             found = self.embedder(images)
         cosine = found.float() @ F.normalize(self.prototypes, dim=-1).T
         handicap = margin * F.one_hot(person, cosine.shape[1])
@@ -130,7 +132,7 @@ def train_identity(
     def loss_of(generator: torch.Generator) -> Tensor:
         images, positions = data.batch(batch, generator)
         person = data.identities[positions]
-        return model.loss(_harden(images, lambda given: model.loss(given, person), generator), person)
+        return model.loss(harden(images, lambda given: model.loss(given, person), generator), person)
 
     training = Training(model, work, steps=steps, learning_rate=learning_rate, ema=0.99, seed=seed)
     training.run(loss_of, progress)
@@ -146,3 +148,8 @@ def save_judge(model: nn.Module, out: Path) -> None:
     half = {key: value.half() if value.is_floating_point() else value for key, value in target.state_dict().items()}
     save: Any = target.save_pretrained
     save(out, state_dict=half)
+    write_json(Path(out) / "preprocessor_config.json", {
+        "image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {"height": 64, "width": 64},
+        "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
+        "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
+    })  # fmt: skip
