@@ -68,8 +68,15 @@ def fast() -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16)
 
 
-def _channels_last(model: Any) -> Any:
-    return model.to(memory_format=torch.channels_last)  # a third faster on a CPU
+def ready(model: Any) -> Any:
+    """A new or a loaded (and so frozen) model, all of it trainable, in the memory layout a CPU likes best."""
+    return model.requires_grad_(True).to(memory_format=torch.channels_last)
+
+
+def training_of(model: nn.Module, work: Path, steps: int, learning_rate: float, seed: int) -> Training:
+    """The judges' way of training: a short memory for the average and, in short trainings, a short warm-up."""
+    warmup = min(100, steps // 4 + 1)
+    return Training(model, work, steps=steps, learning_rate=learning_rate, warmup=warmup, ema=0.99, seed=seed)
 
 
 def train_classifier(
@@ -82,7 +89,7 @@ def train_classifier(
     """
     if kind not in KINDS:
         raise unknown("kind of classifier", kind, KINDS)
-    model = _channels_last(start or build_classifier(kind, seed))
+    model = ready(start or build_classifier(kind, seed))
 
     def loss_of(generator: torch.Generator) -> Tensor:
         images, positions = data.batch(batch, generator)
@@ -95,7 +102,7 @@ def train_classifier(
 
         return loss(harden(images, loss, generator))
 
-    training = Training(model, work, steps=steps, learning_rate=learning_rate, ema=0.99, seed=seed)
+    training = training_of(model, work, steps, learning_rate, seed)
     training.run(loss_of, progress)
     save_judge(training.averaged, out)
     return training.averaged
@@ -126,7 +133,7 @@ def train_identity(
     Returns the averaged embedder, which is also saved (fp16) to `out`.
     """
     torch.manual_seed(seed)
-    embedder = _channels_last(start or build_identity())
+    embedder = ready(start or build_identity())
     model = _Classes(embedder, int(data.identities.max()) + 1)
 
     def loss_of(generator: torch.Generator) -> Tensor:
@@ -134,7 +141,7 @@ def train_identity(
         person = data.identities[positions]
         return model.loss(harden(images, lambda given: model.loss(given, person), generator), person)
 
-    training = Training(model, work, steps=steps, learning_rate=learning_rate, ema=0.99, seed=seed)
+    training = training_of(model, work, steps, learning_rate, seed)
     training.run(loss_of, progress)
     assert isinstance(training.averaged, _Classes)
     averaged = training.averaged.embedder
