@@ -25,11 +25,11 @@ def round_trip(autoencoder: Any, noise: float = 0.05, seed: int = 0) -> Redraw:
 
 
 def one_step(
-    autoencoder: Any, denoiser: Any, scheduler: Any, times: tuple[int, int] = (50, 400), seed: int = 0
+    autoencoder: Any, denoiser: Any, scheduler: Any, times: tuple[int, int] = (50, 300), seed: int = 0
 ) -> Redraw:
     """Redraw by adding the noise of a random time and denoising once, decoded through the autoencoder.
 
-    Up to about t = 400 the picture keeps what it shows, and so its labels; later it would become another face.
+    Up to about t = 300 the picture keeps what it shows, and so its labels; later, mouths begin to change.
     """
     if scheduler.config.prediction_type != "v_prediction":
         raise SparsightError(f"one_step reads v-prediction, not {scheduler.config.prediction_type}")
