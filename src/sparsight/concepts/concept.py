@@ -1,0 +1,36 @@
+"""A concept: something that a person names, given by a pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from sparsight.errors import unknown
+
+
+@dataclass(frozen=True)
+class Concept:
+    """`source` is the text without the concept, `target` with it; `attribute` names the label that judges it, if any.
+
+    The CASL paper's one known pair is ("person", "person with beards").
+    """
+
+    name: str
+    source: str
+    target: str
+    attribute: str | None = None
+
+
+def choose(names: Iterable[str], known: Mapping[str, Concept]) -> list[Concept]:
+    """The known concepts of these names, letter case and blanks aside; an unknown one raises with the nearest names."""
+    by_key = {_key(name): concept for name, concept in known.items()}
+    chosen = []
+    for name in names:
+        if _key(name) not in by_key:
+            raise unknown("concept", name, known)
+        chosen.append(by_key[_key(name)])
+    return chosen
+
+
+def _key(name: str) -> str:
+    return name.strip().lower().replace(" ", "_").replace("-", "_")
