@@ -14,7 +14,8 @@ from sparsight.worlds.avatars.captions import TEXT_PAIRS, ZERO_SHOT
 from sparsight.worlds.avatars.data import FaceData, identity, render_faces, to_pixels, to_tensor
 from sparsight.worlds.avatars.faces import ATTRIBUTES, counterfactual, sample_face
 from sparsight.worlds.avatars.judge_augment import augment
-from sparsight.worlds.avatars.judge_clip import build_tokenizer, train_clip
+from sparsight.worlds.avatars.judge_clip import train_clip
+from sparsight.worlds.avatars.judge_clip_model import begin_as_classifier, build_clip, build_tokenizer
 from sparsight.worlds.avatars.judge_models import ConvNet
 from sparsight.worlds.avatars.judges import KINDS, load_classifier, load_classifiers, load_clip, load_identity
 from sparsight.worlds.avatars.judges_training import Mixture, train_classifier, train_identity
@@ -143,6 +144,16 @@ def test_the_tokenizer_is_the_shipped_one(clip):
     text = "a smiling person with long black hair, without a hat"
     assert clip.tokenizer(text)["input_ids"] == build_tokenizer()(text)["input_ids"]
     assert clip.tokenizer.unk_token_id not in clip.tokenizer(text)["input_ids"]
+
+
+def test_an_image_tower_can_begin_as_the_vit_classifier(classifiers, held_out):
+    images = held_out.images()
+    model = begin_as_classifier(build_clip(), WEIGHTS / "classifiers" / "vit", images)
+    with torch.no_grad():
+        logits = classifiers["vit"].model.classifier(model.vision_model(images).pooler_output)
+    assert ((logits > 0) == held_out.labels().bool()).float().mean() > 0.85  # all but CLIP's extra norm is the same
+    with pytest.raises(SparsightError, match="holds no ViT"):
+        begin_as_classifier(build_clip(), WEIGHTS / "clip", images)
 
 
 def test_identity_tells_persons_apart(embedder, held_out):
