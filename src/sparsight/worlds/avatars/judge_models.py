@@ -95,14 +95,16 @@ def _resnet() -> nn.Module:
 
 
 def _mobilenet() -> nn.Module:
+    # The usual floor of 8 channels loses the mouth: Smiling then stays at 80 % whatever the training.
     return MobileNetV2ForImageClassification(
         MobileNetV2Config(
             image_size=64,
             depth_multiplier=0.35,
+            min_depth=24,
             output_stride=16,
-            expand_ratio=4,
+            expand_ratio=3,
             finegrained_output=True,
-            classifier_dropout_prob=0.1,
+            classifier_dropout_prob=0.0,
             **_labels(),
         )
     )

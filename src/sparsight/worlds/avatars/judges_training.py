@@ -23,7 +23,8 @@ from sparsight.worlds.avatars.judge_models import KINDS, ConvNet, Logits, build_
 from sparsight.worlds.training import Progress, Training
 
 ADVERSARIAL_SHARE = 0.25  # of the batches
-STEPS = {"resnet": 900, "vgg": 900, "vit": 1000, "mobilenetv2": 1300, "clip": 900, "identity": 500}  # enough of each
+# About what each of the shipped judges took.
+STEPS = {"resnet": 900, "vgg": 900, "vit": 1000, "mobilenetv2": 2000, "clip": 600, "identity": 500}
 
 
 class Mixture:
