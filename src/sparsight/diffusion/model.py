@@ -39,7 +39,7 @@ class DiffusionModel:
 
     def __init__(self, denoiser: nn.Module, scheduler: Any, autoencoder: nn.Module | None = None, name: str = "") -> None:
         self.denoiser, self.scheduler, self.autoencoder = denoiser, scheduler, autoencoder
-        self.name = name
+        self.name, self.precision = name, "fp32"
         self.schedule = Schedule.of(scheduler)
         for part in (denoiser, autoencoder):
             if part is not None:
@@ -111,7 +111,7 @@ class DiffusionModel:
             )
         if self.autoencoder is None:
             return images
-        encoded = self.autoencoder.encode(images)
+        encoded = self.autoencoder.encode(images)  # always fp32: it is done once, and everything rests on it
         latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
         return latents * self._scaling
 
@@ -119,7 +119,12 @@ class DiffusionModel:
         """Clean latents to images in about [-1, 1], differentiable; clamping is left to whoever writes pixels."""
         if self.autoencoder is None:
             return latents
-        return self.autoencoder.decode(latents / self._scaling).sample
+        with self._autocast():
+            return self.autoencoder.decode(latents / self._scaling).sample.to(latents.dtype)
+
+    def _autocast(self) -> torch.autocast:
+        """`precision` "bf16" runs the networks under autocast; states and schedules stay as they are."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     @property
     def _scaling(self) -> float:
@@ -129,7 +134,8 @@ class DiffusionModel:
         """(x0, eps) at `x_t` (B, c, h, w); `t` is one timestep or a tensor (B,). `index` of `steps` is told to interventions."""
         self._step = Step(t=t, index=index, steps=steps)
         stamps = torch.as_tensor(t, device=x_t.device).expand(len(x_t))
-        output = self.denoiser(x_t, stamps).sample
+        with self._autocast():
+            output = self.denoiser(x_t, stamps).sample
         if output.shape[1] == 2 * x_t.shape[1]:  # models with a learned variance say it in extra channels
             output = output[:, : x_t.shape[1]]
         return self.schedule.convert(output.to(x_t.dtype), x_t, t)

@@ -76,11 +76,11 @@ def export_unet(trained: nn.Module) -> UNet2DModel:
 class DenoiserConfig:
     """How the denoiser is trained. Defaults made the shipped weights."""
 
-    steps: int = 5000
-    batch_size: int = 64
-    learning_rate: float = 6e-4
+    steps: int = 7000
+    batch_size: int = 32
+    learning_rate: float = 5e-4
     warmup: int = 200
-    ema: float = 0.9985
+    ema: float = 0.999
     seed: int = 0
 
 

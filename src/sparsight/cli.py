@@ -1,0 +1,248 @@
+"""The command line: every stage of the way, and the whole of it in one command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sparsight.errors import SparsightError
+
+if TYPE_CHECKING:
+    from sparsight.pipeline import Run
+
+app = typer.Typer(
+    name="sparsight", no_args_is_help=True, add_completion=False, rich_markup_mode="rich",
+    help="See inside diffusion models with sparse latents: train, align, steer, and measure honestly.",
+    epilog="Start with [bold]sparsight run demo[/bold]: a few minutes on two cores, no download.",
+)  # fmt: skip
+world_app = typer.Typer(no_args_is_help=True, help="Worlds: small, fully known image domains that ship with sparsight.")
+app.add_typer(world_app, name="world")
+
+RunFolder = Annotated[Path, typer.Argument(help="A run folder, made by `sparsight run`.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", "-s", help="Override a recipe key, e.g. sae.expansion=64. Repeatable.")]
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user's is one line on stderr and exit code 2."""
+    try:
+        app()
+    except SparsightError as error:
+        sys.stderr.write(f"sparsight: {error}\n")
+        raise SystemExit(2) from None
+
+
+def _interrupted() -> None:
+    sys.stderr.write("sparsight: stopped. What is finished is kept; the same command goes on from here.\n")
+    raise SystemExit(130)
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe by name (avatars, demo) or a YAML file.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder. Default: runs/RECIPE.")] = None,
+    override: Overrides = None,
+    until: Annotated[str, typer.Option(help="Last stage: harvest, train, align, steer, evaluate or report.")] = "report",
+) -> None:
+    """Do a whole experiment: harvest, train, align, steer, evaluate, report. What is already done is not done again."""
+    from sparsight.errors import unknown
+    from sparsight.pipeline import load_recipe, run_recipe
+    from sparsight.pipeline.run import STAGES
+    from sparsight.terminal import Live, print_table
+
+    loaded = load_recipe(recipe, override or [])
+    if until not in STAGES:
+        raise unknown("stage", until, STAGES)
+    folder = out or Path("runs") / loaded.name
+    command = " ".join(["sparsight run", recipe, *(f"-s {o}" for o in override or [])])
+    with Live() as live:
+        try:
+            finished = run_recipe(loaded, folder, live, command=command, until=until)
+        except KeyboardInterrupt:
+            _interrupted()
+    if until in ("evaluate", "report"):
+        print_table(finished.folder)
+
+
+def _stage(folder: Path, stage: str) -> Run:
+    from sparsight.pipeline import Run
+    from sparsight.pipeline.stages import WORK
+    from sparsight.terminal import Live
+
+    with Live() as live:
+        opened = Run.open(folder, live)
+        try:
+            live.start(stage)
+            WORK[stage](opened)
+            live.finish(stage, 0.0, cached=False)
+        except KeyboardInterrupt:
+            _interrupted()
+    return opened
+
+
+@app.command()
+def evaluate(folder: RunFolder) -> None:
+    """Recompute metrics.json of a run from its saved images."""
+    from sparsight.terminal import print_table
+
+    _stage(folder, "evaluate")
+    print_table(folder)
+
+
+@app.command()
+def report(folder: RunFolder) -> None:
+    """Write report.html of a run again."""
+    _stage(folder, "report")
+    typer.echo(str(folder / "report.html"))
+
+
+@app.command()
+def steer(
+    folder: RunFolder,
+    concept: Annotated[list[str], typer.Option("--concept", "-c", help="Concept to switch on. Repeatable: several at once.")],
+    image: Annotated[Path, typer.Option("--image", "-i", help="Your picture, of the size that the model takes.")],
+    alpha: Annotated[list[float] | None, typer.Option("--alpha", "-a", help="Strength, one for each concept. Default: the run's choice.")] = None,
+    k: Annotated[int | None, typer.Option(help="How many latents to steer. Default: the recipe's.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write before and after, side by side.")] = Path("steered.png"),
+) -> None:
+    """Edit your own picture with a run's latents."""
+    from sparsight.pipeline import Run
+    from sparsight.pipeline.own import steer_image, write_pair
+
+    before, after = steer_image(Run.open(folder), image, concept, alpha, k)
+    write_pair(out, before, after)
+    typer.echo(str(out))
+
+
+@app.command()
+def sites(
+    model: Annotated[str, typer.Argument(help="worlds/avatars, a local folder, or a Hub id.")],
+    causal: Annotated[bool, typer.Option("--causal", help="Measure how much of the image each site decides.")] = False,
+    images: Annotated[int, typer.Option(help="Images of the causal test.")] = 16,
+    steps: Annotated[int, typer.Option(help="Sampling steps of the causal test.")] = 25,
+    low: Annotated[int, typer.Option(help="Lowest timestep of the swap.")] = 500,
+    only: Annotated[list[str] | None, typer.Option("--site", help="Test only these sites. Repeatable.")] = None,
+) -> None:
+    """List a model's sites, and with --causal say where steering can work at all."""
+    from sparsight.terminal import print_sites
+
+    print_sites(model, causal, images, steps, low, only or [])
+
+
+@app.command()
+def harvest(
+    model: Annotated[str, typer.Argument(help="worlds/avatars, a local folder, or a Hub id.")],
+    images: Annotated[Path, typer.Argument(help="A folder of images of the model's size.")],
+    out: Annotated[Path, typer.Argument(help="Store to write.")],
+    site: Annotated[str, typer.Option(help="Where to read: a module path, or PATH:update.")] = "mid_block",
+    steps: Annotated[int, typer.Option(help="Steps of the DDIM grid.")] = 100,
+    low: Annotated[int, typer.Option(help="Lowest timestep.")] = 500,
+    high: Annotated[int, typer.Option(help="Highest timestep.")] = 999,
+    method: Annotated[str, typer.Option(help="inversion or noising.")] = "inversion",
+    dtype: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp16",
+    batch_size: Annotated[int, typer.Option(help="Images at a time; one shard each.")] = 64,
+) -> None:
+    """Write a site's activations over your own images to a store; a killed harvest goes on where it stopped."""
+    from sparsight.activations.harvest import HarvestConfig
+    from sparsight.activations.harvest import harvest as work
+    from sparsight.diffusion import DiffusionModel
+    from sparsight.images import Folder
+    from sparsight.terminal import Live
+
+    config = HarvestConfig(site, steps, low, high, method, 0, dtype, batch_size)
+    loaded = DiffusionModel.load(model)
+    loaded.site(site)
+    source = Folder(images, loaded.image_size)
+    with Live() as live:
+        live.start("harvest")
+        store = work(loaded, source, out, config, progress=live.update)
+        live.finish("harvest", 0.0, cached=False)
+    typer.echo(f"{out}: {len(store)} maps of {store.spec.positions} tokens")
+
+
+@app.command()
+def train(
+    store: Annotated[Path, typer.Argument(help="A store, made by `sparsight harvest`.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the SAE.")],
+    option: Annotated[list[str] | None, typer.Option("--set", "-s", help="A training option, e.g. expansion=64. Repeatable.")] = None,
+) -> None:
+    """Train a sparse autoencoder on a store; a killed training goes on where it stopped."""
+    from sparsight.activations import Store
+    from sparsight.pipeline.recipe import load_recipe
+    from sparsight.sae import train_sae
+    from sparsight.terminal import Live
+
+    config = load_recipe("avatars", [f"sae.{o}" for o in option or []]).sae
+    opened = Store.open(store)
+    with Live() as live:
+        live.start("train")
+        train_sae(opened, config, out, lambda s, n, m: live.update(s, n, f"fve {m.get('fve', 0):.3f}  L0 {m.get('l0', 0):.0f}"))
+        live.finish("train", 0.0, cached=False)
+    typer.echo(str(out))
+
+
+@app.command()
+def align(folder: RunFolder, override: Overrides = None) -> None:
+    """Align a run's latents to its concepts again, with other options if you like."""
+    from sparsight.pipeline import load_recipe, run_recipe
+    from sparsight.terminal import Live
+
+    with Live() as live:
+        run_recipe(load_recipe(folder / "recipe.yaml", override or []), folder, live, until="align")
+
+
+@world_app.command("build")
+def world_build(
+    name: Annotated[str, typer.Argument(help="avatars")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to build. Weights end in OUT/weights.")] = Path("runs/world"),
+    only: Annotated[list[str] | None, typer.Option("--only", help="Build only these parts. Repeatable.")] = None,
+    scale: Annotated[float, typer.Option(help="Multiply every number of training steps; below 1 for a trial.")] = 1.0,
+) -> None:
+    """Train all of a world's models again from nothing; a killed build goes on where it stopped."""
+    from sparsight.terminal import Live
+    from sparsight.worlds import load_world
+    from sparsight.worlds.avatars.build import build
+
+    load_world(name)
+    with Live() as live:
+        build(out, live, only or [], scale)
+
+
+@world_app.command("check")
+def world_check(
+    name: Annotated[str, typer.Argument(help="avatars")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the figures as JSON.")] = None,
+    renders: Annotated[int, typer.Option(help="Held-out renders for the judges.")] = 2000,
+    inverted: Annotated[int, typer.Option(help="Renders to invert and sample back.")] = 64,
+    samples: Annotated[int, typer.Option(help="Samples of the model.")] = 1000,
+) -> None:
+    """Measure a world's models on held-out renders: the figures of docs/worlds.md."""
+    import json
+
+    from sparsight.files import write_json
+    from sparsight.terminal import Live
+    from sparsight.worlds import load_world
+    from sparsight.worlds.avatars.quality import check
+
+    with Live() as live:
+        live.start("check")
+        found = check(load_world(name), live, renders, inverted, samples)
+        live.finish("check", 0.0, cached=False)
+    if out is not None:
+        write_json(out, found)
+    typer.echo(json.dumps(found, indent=2))
+
+
+@app.command()
+def version() -> None:
+    """Print the versions that matter."""
+    from sparsight.pipeline.run import versions
+
+    for package, number in versions().items():
+        typer.echo(f"{package} {number}")
+
+
+if __name__ == "__main__":
+    main()

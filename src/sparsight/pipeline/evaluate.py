@@ -1,0 +1,170 @@
+"""The stage that measures: every figure of metrics.json, from the saved images alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparsight.errors import SparsightError
+from sparsight.files import read_json, write_json
+from sparsight.images import read_sheet
+from sparsight.metrics import (
+    bootstrap, clip_score, counterfactual_gain, directional_similarity, editing_precision, identity_similarity,
+    inside_share, load_perceptual, precision_ratio, row_mean, spearman,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from sparsight.pipeline.run import Run
+    from sparsight.worlds.avatars.world import AvatarsWorld
+
+CLASSIFIER = "resnet"
+NAMES = {
+    "lpips": "feature distance over the world's VGG classifier (LPIPS-type, unweighted)",
+    "identity": "the world's identity network", "clip": "the world's own CLIP", "distance": "pixel L2",
+    "classifier": CLASSIFIER,
+}  # fmt: skip
+
+
+def evaluate_stage(run: Run) -> None:
+    """Write metrics.json."""
+    from sparsight.pipeline.run import versions
+
+    concepts = {}
+    for done, name in enumerate(_steered(run)):
+        run.report.update(done, len(run.recipe.concepts), name)
+        concepts[name] = _concept(run, name)
+    metrics = {
+        "schema": 1, "seed": run.recipe.seed, "versions": versions(), "recipe": run.recipe.plain(), "names": NAMES,
+        "sae": read_json(run.folder / "sae" / "metrics.json"), "concepts": concepts,
+        "epr_vs_truth": _agreement(concepts),
+    }  # fmt: skip
+    write_json(run.folder / "metrics.json", _finite(metrics))
+
+
+def _steered(run: Run) -> list[str]:
+    from sparsight.concepts import choose
+
+    names = [c.name for c in choose(run.recipe.concepts, run.world.concepts)]
+    for name in names:
+        if not (run.folder / "concepts" / name / "steer.json").exists():
+            raise SparsightError(f"{run.folder} holds no edits of {name!r}: run the stage steer first")
+    return names
+
+
+def _concept(run: Run, name: str) -> dict[str, Any]:
+    folder = run.folder / "concepts" / name
+    steer, sheet = read_json(folder / "steer.json"), read_json(folder / "images" / "sheet.json")
+
+    def images(method: str) -> Tensor:
+        return read_sheet(folder / "images" / f"{method}.png", sheet["count"], tuple(sheet["tile"]))
+
+    judged = _Judged(run.world, name, images("original"), images("counterfactual"), run.recipe.seed)
+    methods = {}
+    casl = images("casl")
+    for method, strength in steer["methods"].items():
+        edit = images(method)
+        methods[method] = {**judged.measure(edit), **strength}
+        if method != "casl":
+            methods[method]["versus_casl"] = judged.versus(casl, edit)
+    return {
+        "alpha": steer["methods"]["casl"]["alpha"], "k": run.recipe.steer.k, "direction": 1,
+        "exclude": list(run.world.related(name)), "latents": steer["latents"], "methods": methods,
+        "choice": steer["choice"], "probe": read_json(folder / "probe.json"),
+        "sweep": _sweep(run, folder, judged, tuple(sheet["tile"])),
+    }  # fmt: skip
+
+
+class _Judged:
+    """The unedited test faces of one concept with everything that each edit is compared with."""
+
+    def __init__(self, world: AvatarsWorld, attribute: str, original: Tensor, truth: Tensor, seed: int) -> None:
+        self.world, self.attribute, self.original, self.truth, self.seed = world, attribute, original, truth, seed
+        self.mask = (truth - original).abs().amax(1) > 0.15
+        self.before = {name: _logits(judge, original) for name, judge in world.classifiers.items()}
+        self.column = world.attributes.index(attribute)
+        self.options: dict[str, Any] = {"exclude": world.related(attribute), "names": world.attributes, "seed": seed}
+        self.perceptual = load_perceptual(lambda x: world.classifiers["vgg"].features(x), NAMES["lpips"])  # type: ignore[operator]
+
+    def measure(self, edit: Tensor) -> dict[str, Any]:
+        reports = {
+            name: editing_precision(before, _logits(self.world.classifiers[name], edit), self.column, **self.options)
+            for name, before in self.before.items()
+        }
+        found = reports[CLASSIFIER].to_dict()
+        found["classifiers"] = {n: {"epr": r.epr.to_dict(), "true_epr": r.true_epr.to_dict()} for n, r in reports.items()}
+        return {**found, **self._seen(edit), **self._true(edit)}
+
+    @torch.no_grad()
+    def _seen(self, edit: Tensor) -> dict[str, Any]:
+        clip, concept = self.world.clip, self.world.concepts[self.attribute]
+        before, after, (source, target) = clip.image(self.original), clip.image(edit), clip.text([concept.source, concept.target])  # fmt: skip
+        rows = {
+            "lpips": self.perceptual(self.original, edit),
+            "identity": identity_similarity(self.world.identity(self.original), self.world.identity(edit)),
+            "clip": clip_score(after, target.expand_as(after)),
+            "directional_clip": directional_similarity(before, after, source.expand_as(after), target.expand_as(after)),
+        }
+        return {name: bootstrap(row_mean, values.numpy().astype(np.float64), seed=self.seed).to_dict() for name, values in rows.items()}  # fmt: skip
+
+    def _true(self, edit: Tensor) -> dict[str, Any]:
+        gain = counterfactual_gain(edit, self.original, self.truth)
+        inside = inside_share(edit, self.original, self.mask)
+        return {"counterfactual_gain": gain.to_dict(seed=self.seed), "inside_share": inside.to_dict(seed=self.seed)}
+
+    def versus(self, casl: Tensor, edit: Tensor) -> dict[str, Any]:
+        judge = self.world.classifiers[CLASSIFIER]
+        ratio = precision_ratio(self.before[CLASSIFIER], _logits(judge, casl), _logits(judge, edit), self.column, **self.options)
+        return ratio.to_dict()
+
+    def cell(self, edit: Tensor) -> tuple[float, float]:
+        """EPR and flip rate of one cell of the sweep, on its first faces."""
+        before = self.before[CLASSIFIER][: len(edit)]
+        after = _logits(self.world.classifiers[CLASSIFIER], edit)
+        report = editing_precision(before, after, self.column, n_resamples=1, **self.options)
+        return report.epr.value, report.flip_rate.value
+
+
+def _sweep(run: Run, folder: Path, judged: _Judged, tile: tuple[int, int]) -> dict[str, Any]:
+    config = run.recipe.steer
+    count = min(config.sweep_images, config.test)
+    cells = [
+        [judged.cell(read_sheet(folder / "sweep" / f"k{k:03d}_a{a:03d}.png", count, tile)) for a in range(len(config.sweep_alphas))]
+        for k in config.sweep_k
+    ]  # fmt: skip
+    return {
+        "k": list(config.sweep_k), "alpha": list(config.sweep_alphas), "n": count,
+        "epr": [[epr for epr, _ in row] for row in cells], "flip_rate": [[flips for _, flips in row] for row in cells],
+    }  # fmt: skip
+
+
+def _agreement(concepts: dict[str, Any]) -> dict[str, Any]:
+    """Does EPR order the edits as the truth does? Over all concepts and methods."""
+    methods = [m for concept in concepts.values() for m in concept["methods"].values()]
+    found = {}
+    for key, name in (("counterfactual_gain", "gain"), ("true_epr", "true_epr"), ("inside_share", "inside")):
+        pairs = [(m["epr"]["value"], m[key]["value"]) for m in methods]
+        kept = np.array([p for p in pairs if None not in p], dtype=np.float64).reshape(-1, 2)
+        found[f"spearman_{name}"] = spearman(kept[:, 0], kept[:, 1]).to_dict()
+    return found
+
+
+@torch.no_grad()
+def _logits(judge: torch.nn.Module, images: Tensor) -> Tensor:
+    return judge(images)
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity become null: JSON has neither."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return json.loads(json.dumps(value)) if not isinstance(value, (int, str, bool, type(None))) else value

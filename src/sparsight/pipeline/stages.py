@@ -1,0 +1,118 @@
+"""The stages of a run, in order. Each reads what the ones before it wrote, and writes into the run folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+from torch import Tensor
+
+from sparsight.activations import Store
+from sparsight.activations.harvest import harvest
+from sparsight.concepts import Alignment, align, choose
+from sparsight.errors import SparsightError
+from sparsight.files import write_json
+from sparsight.pipeline.evaluate import evaluate_stage
+from sparsight.pipeline.latents import write_latents, write_probes
+from sparsight.pipeline.run import Run
+from sparsight.pipeline.steer import steer_stage
+from sparsight.sae import SAE, evaluate_sae, train_sae
+
+
+def harvest_stage(run: Run) -> None:
+    """Images of the split "harvest" to `store/`."""
+    numbers = run.train_numbers + run.held_out_numbers
+    folder = run.folder / "store"
+    key = run.key("harvest")
+    _clear_unless(folder, key)
+    harvest(run.model, run.world.source("harvest"), folder, run.recipe.harvest, numbers=numbers, progress=run.report.update)
+
+
+def train_stage(run: Run) -> None:
+    """The SAE to `sae/`, with its metrics on held-out images."""
+    folder = run.folder / "sae"
+    _clear_unless(folder, run.key("train"))
+    store = open_store(run)
+
+    def progress(step: int, total: int, metrics: Mapping[str, float]) -> None:
+        run.report.update(step, total, f"fve {metrics.get('fve', 0):.3f}  L0 {metrics.get('l0', 0):.0f}")
+
+    sae = train_sae(
+        store, run.recipe.sae, folder, progress, images=run.train_numbers, validation=run.held_out_numbers
+    )
+    metrics = evaluate_sae(sae, _tokens(store, run.held_out_numbers))
+    write_json(folder / "metrics.json", {"expansion": sae.config.d_sae / sae.config.d_in, **metrics})
+
+
+def align_stage(run: Run) -> None:
+    """One alignment per concept to `concepts/NAME/`, with its probe and its latents' top images."""
+    store, sae = open_store(run), open_sae(run)
+    concepts = choose(run.recipe.concepts, run.world.concepts)
+
+    def progress(done: int, total: int, losses: Mapping[str, float]) -> None:
+        run.report.update(done, total, f"loss {sum(losses.values()) / len(losses):.3f}")
+
+    found = align(
+        run.model, sae, store, run.world.source("harvest"), concepts, run.world.clip, run.recipe.align,
+        without_sae=True, numbers=run.train_numbers, progress=progress,
+    )  # fmt: skip
+    for (name, basis), alignment in found.items():
+        alignment.extra = {"model_hash": run.model.fingerprint(), "store": store.digest}
+        alignment.save(concept_folder(run, name) / ("alignment" if basis == "latents" else "alignment_no_sae"))
+    for concept in concepts:
+        write_probes(run, store, sae, concept)
+        write_latents(run, store, sae, concept)
+
+
+def report_stage(run: Run) -> None:
+    """`report.html`."""
+    from sparsight.report import write_report
+
+    write_report(run.folder)
+
+
+def open_store(run: Run) -> Store:
+    """The run's store, checked against its model and site."""
+    store = Store.open(run.folder / "store", verify=False)
+    store.require(model_hash=run.model.fingerprint(), site=run.recipe.harvest.site)
+    return store
+
+
+def open_sae(run: Run) -> SAE:
+    """The run's SAE."""
+    return SAE.from_pretrained(run.folder / "sae")
+
+
+def concept_folder(run: Run, name: str) -> Path:
+    """Where a concept's files are."""
+    return run.folder / "concepts" / name
+
+
+def open_alignment(run: Run, name: str, basis: str = "latents") -> Alignment:
+    """A concept's alignment, on latents or on channels."""
+    folder = concept_folder(run, name) / ("alignment" if basis == "latents" else "alignment_no_sae")
+    if not folder.exists():
+        raise SparsightError(f"{run.folder} holds no alignment of {name!r}: run the stage align first")
+    return Alignment.load(folder)
+
+
+def _tokens(store: Store, numbers: list[int], size: int = 4096) -> Iterator[Tensor]:
+    total = len(store.rows(numbers)) * store.spec.positions
+    return (batch.tokens for batch in islice(store.batches(size, seed=0, images=numbers), max(1, total // size)))
+
+
+def _clear_unless(folder: Path, key: str) -> None:
+    """Empty a stage's folder if other inputs made what is in it; what the same inputs began is continued."""
+    marker = folder / "key.txt"
+    if folder.exists() and (not marker.exists() or marker.read_text() != key):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.write_text(key)
+
+
+WORK: dict[str, Callable[[Run], None]] = {
+    "harvest": harvest_stage, "train": train_stage, "align": align_stage,
+    "steer": steer_stage, "evaluate": evaluate_stage, "report": report_stage,
+}  # fmt: skip

@@ -1,0 +1,118 @@
+"""The figures of metrics.json as a page shows them: rounded, with interval and n, or a dash with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sparsight.report.run_files import dig, mapping, number
+
+LABELS = {"casl": "CASL", "no_sae": "no SAE", "mean_difference": "difference of means"}
+
+
+def label(name: str) -> str:
+    """A name for reading: ``random_latent`` becomes ``random latent``."""
+    return LABELS.get(name, name.replace("_", " "))
+
+
+def digits(value: float | None, unit: str = "") -> str:
+    """`value` to about three digits, shares (`unit` "%") in percent; a real minus sign."""
+    if value is None:
+        return "–"
+    if unit == "%":
+        return f"{100 * value:.0f} %".replace("-", "−")
+    size = abs(value)
+    places = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.1 or size == 0 else 3
+    text = f"{value:.1e}" if 0 < size < 5e-4 else f"{value:.{places}f}"
+    return text.replace("-", "−")
+
+
+@dataclass(frozen=True)
+class Number:
+    """One figure, where it stands in metrics.json, and how good it is in its row."""
+
+    path: tuple[str, ...]
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    excluded: int | None = None
+    unit: str = ""
+    reason: str = ""
+    best: bool = False
+    tip: str = ""
+
+    @property
+    def text(self) -> str:
+        """The rounded value, or a dash."""
+        return digits(self.value, self.unit)
+
+    @property
+    def interval(self) -> str:
+        """Both ends of the 95 % interval, or nothing."""
+        if self.value is None or self.low is None or self.high is None:
+            return ""
+        return f"[{digits(self.low, self.unit).removesuffix(' %')}, {digits(self.high, self.unit)}]"
+
+    @property
+    def hover(self) -> str:
+        """The whole figure in words."""
+        if self.value is None:
+            return self.reason
+        parts = [f"{self.value:.4g}".replace("-", "−")]
+        if self.low is not None and self.high is not None:
+            parts.append(f"95 % interval {self.low:.4g} to {self.high:.4g}".replace("-", "−"))
+        parts += [f"n = {self.n}"] if self.n is not None else []
+        parts += [f"{self.excluded} left out"] if self.excluded else []
+        return ", ".join(parts) + ("." + f" {self.tip}" if self.tip else "")
+
+
+def read_number(metrics: Any, *path: str, unit: str = "", tip: str = "") -> Number:
+    """The figure at `path`, an interval or a plain number."""
+    found = dig(metrics, *path)
+    if number(found) is not None:
+        return Number(path, number(found), unit=unit, tip=tip)
+    if not isinstance(found, dict):
+        return Number(path, None, reason="not measured in this run")
+    value, n = number(found.get("value")), number(found.get("n"))
+    reason = "" if value is not None else f"not defined on these images{' (n = 0)' if n == 0 else ''}"
+    counts = {"n": _whole(n), "excluded": _whole(number(found.get("excluded")))}
+    return Number(
+        (*path, "value"), value, number(found.get("low")), number(found.get("high")), **counts,
+        unit=unit, reason=reason, tip=tip,
+    )  # fmt: skip
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def mark_best(numbers: list[Number], better: str = "higher") -> list[Number]:
+    """The same numbers, the best of them marked; none is where fewer than two are defined."""
+    values = [n.value for n in numbers if n.value is not None]
+    if len(values) < 2 or not better:
+        return numbers
+    best = max(values) if better == "higher" else min(values)
+    return [replace(n, best=n.value == best) for n in numbers]
+
+
+def mean_of(numbers: Iterable[Number]) -> Number:
+    """The plain mean over concepts. Its interval joins those of the concepts as if they were independent."""
+    known = [n for n in numbers if n.value is not None]
+    if not known:
+        return Number((), None, reason="not measured in this run")
+    count, value = len(known), sum(n.value or 0.0 for n in known) / len(known)
+    if any(n.low is None or n.high is None for n in known):
+        return Number((), value, n=count, unit=known[0].unit)
+    below = sum(((n.value or 0) - (n.low or 0)) ** 2 for n in known) ** 0.5 / count
+    above = sum(((n.high or 0) - (n.value or 0)) ** 2 for n in known) ** 0.5 / count
+    return Number((), value, value - below, value + above, n=count, unit=known[0].unit)
+
+
+def method_names(metrics: dict[str, Any]) -> list[str]:
+    """Every method of any concept: casl, then the controls in the order of the file."""
+    names: dict[str, None] = {}
+    for concept in mapping(metrics.get("concepts")).values():
+        names.update(dict.fromkeys(mapping(dig(concept, "methods"))))
+    return sorted(names, key=lambda name: name != "casl")

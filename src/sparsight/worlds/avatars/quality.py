@@ -1,0 +1,83 @@
+"""How good the world's models are, measured on held-out renders: the figures of docs/worlds.md.
+
+Run it as `sparsight world check avatars`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsight.diffusion import DiffusionModel, Loop, invert, sample
+from sparsight.metrics import attribute_agreement, psnr
+from sparsight.pipeline.run import Reporter
+from sparsight.worlds.avatars.captions import ZERO_SHOT
+from sparsight.worlds.avatars.faces import ATTRIBUTES
+from sparsight.worlds.avatars.world import AvatarsWorld
+
+
+@torch.no_grad()
+def check(world: AvatarsWorld, report: Reporter, renders: int = 2000, inverted: int = 64, samples: int = 1000) -> dict[str, Any]:
+    """Every quality figure of the world: classifiers, CLIP, identity, inversion, samples."""
+    model = DiffusionModel.load(world.model)
+    source = world.source("held-out")
+    images, labels = source.batch(range(renders)), source.labels(range(renders))
+    found: dict[str, Any] = {"n": {"renders": renders, "inverted": inverted, "samples": samples}}
+    parts = 4 + len(world.classifiers)
+    for done, (name, judge) in enumerate(world.classifiers.items()):
+        report.update(done, parts, name)
+        found[name] = _accuracy(_run(judge, images) > 0, labels)
+    found["clip"] = _accuracy(zero_shot(world, images), labels)
+    report.update(parts - 3, parts, "inversion")
+    found["inversion"] = _inversion(world, model, images[:inverted])
+    report.update(parts - 2, parts, "samples")
+    found["samples"] = _samples(world, model, samples, labels)
+    report.update(parts, parts, "done")
+    return found
+
+
+def _run(judge: nn.Module, images: Tensor) -> Tensor:
+    return torch.cat([judge(batch) for batch in images.split(128)])
+
+
+def _accuracy(decisions: Tensor, labels: Tensor) -> dict[str, Any]:
+    each = (decisions == labels).double().mean(0)
+    worst = int(each.argmin())
+    return {"mean": float(each.mean()), "worst": float(each[worst]), "worst_attribute": ATTRIBUTES[worst]}
+
+
+def zero_shot(world: AvatarsWorld, images: Tensor) -> Tensor:
+    """Decisions (n, attributes) of the CLIP between each attribute's two sentences."""
+    towers = world.clip
+    texts = [towers.text(list(ZERO_SHOT[name])) for name in ATTRIBUTES]
+    embedded = torch.cat([towers.image(batch) for batch in images.split(128)])
+    return torch.stack([(embedded @ pair.T).argmax(1) == 1 for pair in texts], dim=1)
+
+
+def _inversion(world: AvatarsWorld, model: DiffusionModel, images: Tensor, steps: int = 100) -> dict[str, Any]:
+    latents = model.encode(images)
+    loop = Loop(steps=steps)
+    back = model.decode(sample(model, invert(model, latents, loop), loop)).clamp(-1, 1)
+    plain = model.decode(latents).clamp(-1, 1)
+    judge = world.classifiers["resnet"]
+    quality = psnr(images, back)
+    return {
+        "steps": steps, "psnr": float(quality.mean()), "psnr_worst": float(quality.min()),
+        "kept": attribute_agreement(_run(judge, images), _run(judge, back)).to_dict(),
+        "autoencoder_psnr": float(psnr(images, plain).mean()),
+    }  # fmt: skip
+
+
+def _samples(world: AvatarsWorld, model: DiffusionModel, count: int, labels: Tensor, steps: int = 50) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(count, *model.latent_shape, generator=generator)
+    drawn = torch.cat([model.decode(sample(model, batch, Loop(steps=steps))).clamp(-1, 1) for batch in noise.split(100)])
+    shares = (_run(world.classifiers["resnet"], drawn) > 0).double().mean(0)
+    gaps = (shares - labels.double().mean(0)).abs()
+    worst = int(gaps.argmax())
+    return {
+        "steps": steps, "valid": float(world.validity(drawn).double().mean()), "mean_gap": float(gaps.mean()),
+        "worst_gap": float(gaps[worst]), "worst_attribute": ATTRIBUTES[worst],
+    }  # fmt: skip

@@ -1,0 +1,118 @@
+import pytest
+import torch
+from tiny import tiny_pipeline
+
+from sparsight import DiffusionModel, SparsightError
+from sparsight.activations.harvest import HarvestConfig, harvest
+from sparsight.concepts import AlignConfig, Concept, align, choose
+from sparsight.sae import SAE, SAEConfig
+
+
+class Pictures:
+    name = "random"
+
+    def __len__(self):
+        return 6
+
+    def batch(self, numbers):
+        return torch.stack([torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(n)) * 2 - 1 for n in numbers])
+
+
+class BrightClip:
+    """Two words on a circle: the angle of an image is its brightness, the text pair points to brighter."""
+
+    def image(self, images):
+        angle = images.mean((1, 2, 3))
+        return torch.stack([angle.cos(), angle.sin()], dim=1)
+
+    def text(self, texts):
+        return torch.tensor([[1.0, 0.0], [0.8, 0.6]])[: len(texts)]
+
+
+@pytest.fixture
+def world(tmp_path):
+    model = DiffusionModel.from_pipeline(tiny_pipeline(prediction_type="v_prediction"), name="tiny")
+    store = harvest(model, Pictures(), tmp_path / "store", HarvestConfig(steps=10, batch_size=4, dtype="fp32"))
+    sae = SAE(SAEConfig(64, 32))
+    tokens = store.load("tokens")["tokens"]
+    sae.set_statistics(tokens.mean((0, 1)), float(tokens.std()))
+    return model, store, sae.requires_grad_(False)
+
+
+@pytest.mark.parametrize("trajectory", ["walk", "inversion"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_alignment_moves_images_toward_the_concept(world, trajectory, optimizer):
+    model, store, sae = world
+    config = AlignConfig(trajectory=trajectory, optimizer=optimizer, updates=30, batch_size=3, lr=0.02 if optimizer == "adam" else 2.0)
+    losses = []
+    found = align(
+        model, sae, store, Pictures(), [Concept("bright", "a", "b")], BrightClip(), config, without_sae=True,
+        progress=lambda done, total, loss: losses.append(loss["bright"]),
+    )  # fmt: skip
+    assert set(found) == {("bright", "latents"), ("bright", "channels")}
+    x_t, t = store.load("x_t")["x_t"][:3], store.spec.timesteps[0]
+    alignment = found["bright", "latents"]
+
+    class Edit:
+        site = "mid_block"
+
+        def __call__(self, tokens, step):
+            return tokens + sae.encode(tokens) @ alignment.W + alignment.b
+
+    with torch.no_grad():
+        before = model.predict(x_t, t).x0.mean()
+        with model.edit([Edit()]):
+            after = model.predict(x_t, t).x0.mean()
+    assert after > before
+
+
+def test_latents_that_never_fire_keep_a_zero_column(world):
+    model, store, sae = world
+    with torch.no_grad():
+        sae.b_enc[5] = -1e6
+    config = AlignConfig(trajectory="inversion", updates=5, batch_size=3)
+    found = align(model, sae, store, Pictures(), [Concept("bright", "a", "b")], BrightClip(), config)
+    alignment = found["bright", "latents"]
+    assert torch.equal(alignment.W[5], torch.zeros(64)) and alignment.mean_activation[5] == 0
+    assert alignment.W.norm(dim=1).max() > 0
+
+
+def test_the_same_seed_gives_the_same_map(world):
+    model, store, sae = world
+    maps = [
+        align(model, sae, store, Pictures(), [Concept("b", "a", "b")], BrightClip(), AlignConfig(updates=3, batch_size=3))
+        for _ in range(2)
+    ]
+    assert torch.equal(maps[0]["b", "latents"].W, maps[1]["b", "latents"].W)
+
+
+def test_shared_work_does_not_mix_concepts(world):
+    """Two concepts in one run learn what each learns alone."""
+    model, store, sae = world
+    one, two = Concept("one", "a", "b"), Concept("two", "a", "b")
+    config = AlignConfig(trajectory="inversion", updates=4, batch_size=3)
+    alone = align(model, sae, store, Pictures(), [two], BrightClip(), config)["two", "latents"]
+    together = align(model, sae, store, Pictures(), [one, two], BrightClip(), config)["two", "latents"]
+    torch.testing.assert_close(together.W, alone.W)
+
+
+def test_a_store_of_another_model_is_refused(world):
+    _, store, sae = world
+    other = tiny_pipeline(prediction_type="v_prediction")
+    with torch.no_grad():
+        next(other.unet.parameters())[0] += 0.1
+    with pytest.raises(SparsightError):
+        align(DiffusionModel.from_pipeline(other), sae, store, Pictures(), [Concept("b", "a", "b")], BrightClip())
+
+
+@pytest.mark.parametrize("bad", [{"trajectory": "run"}, {"optimizer": "adamw"}, {"form": "cos"}, {"updates": 0}])
+def test_bad_options_are_refused(bad):
+    with pytest.raises(SparsightError):
+        AlignConfig(**bad)
+
+
+def test_concepts_are_chosen_by_name():
+    known = {"Wearing_Hat": Concept("Wearing_Hat", "a", "b"), "Smiling": Concept("Smiling", "a", "c")}
+    assert [c.name for c in choose(["wearing hat", "SMILING"], known)] == ["Wearing_Hat", "Smiling"]
+    with pytest.raises(SparsightError, match="did you mean 'Smiling'"):
+        choose(["smilling"], known)
