@@ -1,9 +1,9 @@
 """Fixtures that every room's tests share."""
 
 import pytest
-from tiny import tiny_pipeline
 
 from sparsight import DiffusionModel
+from tiny import tiny_pipeline
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import torch
 from diffusers import AutoencoderKL, DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, LDMPipeline, UNet2DModel
 
 
-
 def tiny_unet(size: int = 8, channels: int = 3, seed: int = 0, out: int | None = None) -> UNet2DModel:
     torch.manual_seed(seed)
     return UNet2DModel(

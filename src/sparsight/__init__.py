@@ -15,14 +15,30 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 # Where each public name lives. Imported on first use, so that `import sparsight` costs nothing.
 _HOMES = {
-    "sparsight.diffusion": ("DiffusionModel", "Loop", "Step", "Intervention", "invert", "sample", "walk"),
+    "sparsight.diffusion": ("DiffusionModel", "Intervention", "Loop", "Step", "invert", "sample", "walk"),
+    "sparsight.activations": ("HarvestConfig", "Store", "harvest"),
+    "sparsight.sae": ("SAE", "SAEConfig", "TrainConfig", "evaluate_sae", "train_sae"),
+    "sparsight.concepts": ("AlignConfig", "Alignment", "Concept", "align", "probe_accuracy"),
+    "sparsight.steering": ("Direction", "Window", "casl_steer", "choose_alpha", "controls", "steer_together"),
+    "sparsight.metrics": ("Interval", "counterfactual_gain", "editing_precision"),
+    "sparsight.worlds": ("load_world",),
+    "sparsight.pipeline": ("Recipe", "Run", "load_recipe", "run_recipe"),
+    "sparsight.report": ("write_report",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
+    from sparsight.activations import HarvestConfig, Store, harvest
+    from sparsight.concepts import AlignConfig, Alignment, Concept, align, probe_accuracy
     from sparsight.diffusion import DiffusionModel, Intervention, Loop, Step, invert, sample, walk
+    from sparsight.metrics import Interval, counterfactual_gain, editing_precision
+    from sparsight.pipeline import Recipe, Run, load_recipe, run_recipe
+    from sparsight.report import write_report
+    from sparsight.sae import SAE, SAEConfig, TrainConfig, evaluate_sae, train_sae
+    from sparsight.steering import Direction, Window, casl_steer, choose_alpha, controls, steer_together
+    from sparsight.worlds import load_world
 
-__all__ = ["SparsightError", "__version__", *_HOME_OF]  # noqa: PLE0604
+__all__ = ["SparsightError", "__version__", *_HOME_OF]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,9 @@ world_app = typer.Typer(no_args_is_help=True, help="Worlds: small, fully known i
 app.add_typer(world_app, name="world")
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, made by `sparsight run`.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", "-s", help="Override a recipe key, e.g. sae.expansion=64. Repeatable.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", "-s", help="Override a recipe key, e.g. sae.expansion=64. Repeatable.")
+]
 
 
 def main() -> None:
@@ -44,7 +46,9 @@ def run(
     recipe: Annotated[str, typer.Argument(help="A recipe by name (avatars, demo) or a YAML file.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder. Default: runs/RECIPE.")] = None,
     override: Overrides = None,
-    until: Annotated[str, typer.Option(help="Last stage: harvest, train, align, steer, evaluate or report.")] = "report",
+    until: Annotated[
+        str, typer.Option(help="Last stage: harvest, train, align, steer, evaluate or report.")
+    ] = "report",
 ) -> None:
     """Do a whole experiment: harvest, train, align, steer, evaluate, report. What is already done is not done again."""
     from sparsight.errors import unknown
@@ -101,11 +105,18 @@ def report(folder: RunFolder) -> None:
 @app.command()
 def steer(
     folder: RunFolder,
-    concept: Annotated[list[str], typer.Option("--concept", "-c", help="Concept to switch on. Repeatable: several at once.")],
+    concept: Annotated[
+        list[str], typer.Option("--concept", "-c", help="Concept to switch on. Repeatable: several at once.")
+    ],
     image: Annotated[Path, typer.Option("--image", "-i", help="Your picture, of the size that the model takes.")],
-    alpha: Annotated[list[float] | None, typer.Option("--alpha", "-a", help="Strength, one for each concept. Default: the run's choice.")] = None,
+    alpha: Annotated[
+        list[float] | None,
+        typer.Option("--alpha", "-a", help="Strength, one for each concept. Default: the run's choice."),
+    ] = None,
     k: Annotated[int | None, typer.Option(help="How many latents to steer. Default: the recipe's.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write before and after, side by side.")] = Path("steered.png"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write before and after, side by side.")] = Path(
+        "steered.png"
+    ),
 ) -> None:
     """Edit your own picture with a run's latents."""
     from sparsight.pipeline import Run
@@ -166,7 +177,9 @@ def harvest(
 def train(
     store: Annotated[Path, typer.Argument(help="A store, made by `sparsight harvest`.")],
     out: Annotated[Path, typer.Argument(help="Folder for the SAE.")],
-    option: Annotated[list[str] | None, typer.Option("--set", "-s", help="A training option, e.g. expansion=64. Repeatable.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="A training option, e.g. expansion=64. Repeatable.")
+    ] = None,
 ) -> None:
     """Train a sparse autoencoder on a store; a killed training goes on where it stopped."""
     from sparsight.activations import Store
@@ -178,7 +191,12 @@ def train(
     opened = Store.open(store)
     with Live() as live:
         live.start("train")
-        train_sae(opened, config, out, lambda s, n, m: live.update(s, n, f"fve {m.get('fve', 0):.3f}  L0 {m.get('l0', 0):.0f}"))
+        train_sae(
+            opened,
+            config,
+            out,
+            lambda s, n, m: live.update(s, n, f"fve {m.get('fve', 0):.3f}  L0 {m.get('l0', 0):.0f}"),
+        )
         live.finish("train", 0.0, cached=False)
     typer.echo(str(out))
 
@@ -196,7 +214,9 @@ def align(folder: RunFolder, override: Overrides = None) -> None:
 @world_app.command("build")
 def world_build(
     name: Annotated[str, typer.Argument(help="avatars")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where to build. Weights end in OUT/weights.")] = Path("runs/world"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to build. Weights end in OUT/weights.")] = Path(
+        "runs/world"
+    ),
     only: Annotated[list[str] | None, typer.Option("--only", help="Build only these parts. Repeatable.")] = None,
     scale: Annotated[float, typer.Option(help="Multiply every number of training steps; below 1 for a trial.")] = 1.0,
 ) -> None:

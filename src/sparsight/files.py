@@ -29,7 +29,7 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # a temporary file is private, its successor is not
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise SparsightError(f"cannot write {path}: {error.strerror or error}") from error
     finally:

@@ -11,7 +11,15 @@ from rich.table import Table
 
 from sparsight.files import read_json
 
-ORDER = ("casl", "no_sae", "mean_difference_map", "mean_difference", "decoder_atom", "random_latent", "random_direction")
+ORDER = (
+    "casl",
+    "no_sae",
+    "mean_difference_map",
+    "mean_difference",
+    "decoder_atom",
+    "random_latent",
+    "random_direction",
+)
 
 
 class Live:
@@ -72,7 +80,9 @@ def print_table(folder: Path) -> None:
     for name, concept in metrics["concepts"].items():
         casl = concept["methods"]["casl"]
         figures = [_figure(concept["methods"].get(m, {}).get("epr")) for m in methods]
-        table.add_row(name, f"{concept['alpha']:g}", _figure(casl["flip_rate"]), _figure(casl["counterfactual_gain"]), *figures)
+        table.add_row(
+            name, f"{concept['alpha']:g}", _figure(casl["flip_rate"]), _figure(casl["counterfactual_gain"]), *figures
+        )
     console.print(table)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
 
@@ -87,7 +97,9 @@ def print_sites(model: str, causal: bool, images: int, steps: int, low: int, onl
 
     loaded = DiffusionModel.load(model)
     names = [loaded.site(name).name for name in only] or list(loaded.sites())
-    table = Table(title=f"sites of {model}" + (f": swap test, n = {images}, t >= {low}, {steps} steps, seed 0" if causal else ""))
+    table = Table(
+        title=f"sites of {model}" + (f": swap test, n = {images}, t >= {low}, {steps} steps, seed 0" if causal else "")
+    )
     for column in ("site", "channels", "grid", *(("image that follows", "attributes that follow") if causal else ())):
         table.add_column(column)
     judge = _judge(model) if causal else None
@@ -100,7 +112,11 @@ def print_sites(model: str, causal: bool, images: int, steps: int, low: int, onl
                 swap = swap_test(loaded, name, noise, Loop(steps=steps), Window(low, 999))
                 cells = [f"{float(swap.followed.mean()):.0%}"]
                 with torch.no_grad():
-                    cells.append(f"{attributes_followed(*(judge(x) > 0 for x in (swap.own, swap.donor, swap.swapped))):.0%}" if judge else "-")
+                    cells.append(
+                        f"{attributes_followed(*(judge(x) > 0 for x in (swap.own, swap.donor, swap.swapped))):.0%}"
+                        if judge
+                        else "-"
+                    )
             table.add_row(name, str(info.channels), f"{info.grid[0]}x{info.grid[1]}", *cells)
             live.update(done + 1, len(names), name)
         live.finish("sites", 0.0, cached=False)

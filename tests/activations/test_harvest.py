@@ -1,9 +1,9 @@
 import pytest
 import torch
-from tiny import tiny_pipeline
 
 from sparsight import DiffusionModel, SparsightError
 from sparsight.activations.harvest import HarvestConfig, harvest
+from tiny import tiny_pipeline
 
 
 class Pictures:

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from tiny import tiny_pipeline
 
 from sparsight import DiffusionModel, SparsightError
 from sparsight.activations.harvest import HarvestConfig, harvest
 from sparsight.concepts import AlignConfig, Concept, align, choose
 from sparsight.sae import SAE, SAEConfig
+from tiny import tiny_pipeline
 
 
 class Pictures:
@@ -43,7 +43,9 @@ def world(tmp_path):
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_alignment_moves_images_toward_the_concept(world, trajectory, optimizer):
     model, store, sae = world
-    config = AlignConfig(trajectory=trajectory, optimizer=optimizer, updates=30, batch_size=3, lr=0.02 if optimizer == "adam" else 2.0)
+    config = AlignConfig(
+        trajectory=trajectory, optimizer=optimizer, updates=30, batch_size=3, lr=0.02 if optimizer == "adam" else 2.0
+    )
     losses = []
     found = align(
         model, sae, store, Pictures(), [Concept("bright", "a", "b")], BrightClip(), config, without_sae=True,
@@ -80,7 +82,9 @@ def test_latents_that_never_fire_keep_a_zero_column(world):
 def test_the_same_seed_gives_the_same_map(world):
     model, store, sae = world
     maps = [
-        align(model, sae, store, Pictures(), [Concept("b", "a", "b")], BrightClip(), AlignConfig(updates=3, batch_size=3))
+        align(
+            model, sae, store, Pictures(), [Concept("b", "a", "b")], BrightClip(), AlignConfig(updates=3, batch_size=3)
+        )
         for _ in range(2)
     ]
     assert torch.equal(maps[0]["b", "latents"].W, maps[1]["b", "latents"].W)

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from tiny import tiny_pipeline
 from diffusers import DDPMScheduler
 
 from sparsight import DiffusionModel, SparsightError
 from sparsight.diffusion import Schedule
+from tiny import tiny_pipeline
 
 
 @pytest.mark.parametrize("family", ["DDIMPipeline", "LDMPipeline", "DDPMPipeline"])

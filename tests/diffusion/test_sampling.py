@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_pipeline, tiny_unet
 from diffusers import DDIMPipeline, DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from sparsight import DiffusionModel, Loop, SparsightError, invert, sample
 from sparsight.diffusion import walk
+from tiny import tiny_pipeline, tiny_unet
 
 
 def _pixels(model: DiffusionModel, latents: torch.Tensor) -> np.ndarray:
@@ -30,7 +30,9 @@ def test_eta_one_is_ddpms_own_image():
     pipeline = tiny_pipeline("DDPMPipeline")
     pipeline.set_progress_bar_config(disable=True)
     model = DiffusionModel.from_pipeline(pipeline)
-    theirs = pipeline(batch_size=2, generator=torch.Generator().manual_seed(3), num_inference_steps=20, output_type="np")
+    theirs = pipeline(
+        batch_size=2, generator=torch.Generator().manual_seed(3), num_inference_steps=20, output_type="np"
+    )
     generator = torch.Generator().manual_seed(3)
     noise = torch.randn(2, *model.latent_shape, generator=generator)
     ours = _pixels(model, sample(model, noise, Loop(steps=20, eta=1.0, clip=True), generator=generator))

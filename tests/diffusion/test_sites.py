@@ -1,10 +1,10 @@
 import pytest
 import torch
-from tiny import tiny_pipeline
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from sparsight import DiffusionModel, Loop, SparsightError, sample
 from sparsight.diffusion.sites import from_tokens, to_tokens
+from tiny import tiny_pipeline
 
 
 class Shift:

@@ -119,7 +119,7 @@ def avatar_faces(attribute: str, count: int) -> tuple[list[np.ndarray], list[np.
 def write_images(run: Path, concept: str, faces: Any, rng: np.random.Generator, count: int) -> None:
     folder, (before, truth) = run / "concepts" / concept, faces(concept, count)
     mix = lambda share, noise: [np.clip(b * (1 - share) + t * share + rng.normal(0, noise, b.shape), 0, 255).astype(np.uint8)
-                                for b, t in zip(before, truth, strict=True)]  # noqa: E731  # fmt: skip
+                                for b, t in zip(before, truth, strict=True)]  # fmt: skip
     sheet(folder / "images/original.png", before)
     sheet(folder / "images/counterfactual.png", truth)
     for i, method in enumerate(METHODS):
@@ -158,7 +158,9 @@ def write_log(run: Path) -> None:
     (run / "sae/config.json").write_text(json.dumps({"d_in": 256, "d_sae": 8192}))
 
 
-def fake_run(run: Path, concepts: tuple[str, ...] = ("Smiling", "Eyeglasses"), faces: Any = plain_faces, count: int = 16) -> Path:
+def fake_run(
+    run: Path, concepts: tuple[str, ...] = ("Smiling", "Eyeglasses"), faces: Any = plain_faces, count: int = 16
+) -> Path:
     """A whole run folder at `run`."""
     run.mkdir(parents=True, exist_ok=True)
     (run / "metrics.json").write_text(json.dumps(fake_metrics(concepts), indent=2))

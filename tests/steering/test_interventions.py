@@ -6,7 +6,16 @@ import torch
 from sparsight import Loop, SparsightError, sample
 from sparsight.concepts import Alignment, Concept
 from sparsight.sae import SAE, SAEConfig
-from sparsight.steering import Direction, LinearMap, Window, casl_steer, controls, mean_difference, mean_shift, steer_together
+from sparsight.steering import (
+    Direction,
+    LinearMap,
+    Window,
+    casl_steer,
+    controls,
+    mean_difference,
+    mean_shift,
+    steer_together,
+)
 
 STEP = SimpleNamespace(t=700)
 
@@ -22,7 +31,9 @@ def _sae(channels=64, latents=40, seed=0):
 def _alignment(latents=40, channels=64, basis="latents"):
     generator = torch.Generator().manual_seed(3)
     W = torch.randn(latents, channels, generator=generator)
-    return Alignment(Concept("c", "a", "b"), "mid_block", W, torch.ones(channels), torch.rand(latents, generator=generator), basis)
+    return Alignment(
+        Concept("c", "a", "b"), "mid_block", W, torch.ones(channels), torch.rand(latents, generator=generator), basis
+    )
 
 
 def test_casl_steer_is_equation_11():
@@ -75,7 +86,9 @@ def test_rankings_follow_their_definitions():
     alignment = _alignment()
     torch.testing.assert_close(alignment.scores("l1"), alignment.W.abs().sum(1))
     torch.testing.assert_close(alignment.scores("max"), alignment.W.abs().max(1).values)
-    torch.testing.assert_close(alignment.scores("contribution"), alignment.W.square().sum(1).sqrt() * alignment.mean_activation)
+    torch.testing.assert_close(
+        alignment.scores("contribution"), alignment.W.square().sum(1).sqrt() * alignment.mean_activation
+    )
     with pytest.raises(SparsightError, match="did you mean 'l2'"):
         alignment.scores("l22")
 

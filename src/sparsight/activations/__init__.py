@@ -1,6 +1,7 @@
-"""Activations of a site: harvested from a model, stored on disk, read back shuffled."""
+"""Activations: run a model over images, keep what a site said, read it back shuffled."""
 
+from sparsight.activations.harvest import HarvestConfig, harvest
 from sparsight.activations.reader import TokenBatch
-from sparsight.activations.store import Shard, Store, StoreSpec, StoreWriter
+from sparsight.activations.store import Store, StoreSpec, StoreWriter
 
-__all__ = ["Shard", "Store", "StoreSpec", "StoreWriter", "TokenBatch"]
+__all__ = ["HarvestConfig", "Store", "StoreSpec", "StoreWriter", "TokenBatch", "harvest"]

@@ -101,7 +101,9 @@ def _write_unit(writer: StoreWriter, unit: int, model: DiffusionModel, images: T
     )  # fmt: skip
 
 
-def _inverted(model: DiffusionModel, latents: Tensor, config: HarvestConfig, stamps: list[int], _unit: int) -> Iterator[tuple[int, Tensor]]:  # fmt: skip
+def _inverted(
+    model: DiffusionModel, latents: Tensor, config: HarvestConfig, stamps: list[int], _unit: int
+) -> Iterator[tuple[int, Tensor]]:
     """(t, x_t) along DDIM inversion, each yielded right after the model has seen it."""
     top = latents
     for moment in walk(model, latents, Loop(steps=config.steps, refine=config.refine), invert=True):
@@ -116,7 +118,9 @@ def _inverted(model: DiffusionModel, latents: Tensor, config: HarvestConfig, sta
     yield stamps[-1], top
 
 
-def _noised(model: DiffusionModel, latents: Tensor, config: HarvestConfig, stamps: list[int], unit: int) -> Iterator[tuple[int, Tensor]]:  # fmt: skip
+def _noised(
+    model: DiffusionModel, latents: Tensor, config: HarvestConfig, stamps: list[int], unit: int
+) -> Iterator[tuple[int, Tensor]]:
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + unit)
     for t in stamps:
         noise = torch.randn(latents.shape, generator=generator).to(latents)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsight.diffusion import sites as _sites
 from sparsight.diffusion.schedule import Prediction, Schedule, step_pairs
@@ -37,7 +37,7 @@ class DiffusionModel:
 
     FAMILIES = ("DDPMPipeline", "DDIMPipeline", "LDMPipeline")
 
-    def __init__(self, denoiser: nn.Module, scheduler: Any, autoencoder: nn.Module | None = None, name: str = "") -> None:
+    def __init__(self, denoiser: Any, scheduler: Any, autoencoder: Any = None, name: str = "") -> None:
         self.denoiser, self.scheduler, self.autoencoder = denoiser, scheduler, autoencoder
         self.name, self.precision = name, "fp32"
         self.schedule = Schedule.of(scheduler)

@@ -77,7 +77,9 @@ def walk(
         x = following
 
 
-def _invert_step(model: DiffusionModel, x: Tensor, t: int, t_next: int, loop: Loop, index: int, steps: int) -> tuple[Prediction, Tensor]:  # fmt: skip
+def _invert_step(
+    model: DiffusionModel, x: Tensor, t: int, t_next: int, loop: Loop, index: int, steps: int
+) -> tuple[Prediction, Tensor]:
     predicted = model.predict(x, max(t, 0), index=index, steps=steps)
     following = _move(model, x, predicted.eps, t, t_next)
     for _ in range(loop.refine):  # what sampling will compute at the far end, until it leads back here
@@ -112,7 +114,9 @@ def _sample_step(
     return Prediction(x0, eps), _ddim(model, x0, eps, t, t_next, loop.eta, generator)
 
 
-def _ddim(model: DiffusionModel, x0: Tensor, eps: Tensor, t: int, t_next: int, eta: float, generator: torch.Generator | None) -> Tensor:  # fmt: skip
+def _ddim(
+    model: DiffusionModel, x0: Tensor, eps: Tensor, t: int, t_next: int, eta: float, generator: torch.Generator | None
+) -> Tensor:
     """DDIM eq. 12; the noise it adds is drawn as diffusers draws it, so equal generators give equal images."""
     signal, sigma = model.schedule.levels(t, x0)
     signal_next, sigma_next = model.schedule.levels(t_next, x0)
@@ -123,12 +127,21 @@ def _ddim(model: DiffusionModel, x0: Tensor, eps: Tensor, t: int, t_next: int, e
     following = signal_next * x0 + direction * eps
     if t_next == CLEAN or t == 0:
         return following
-    noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=generator.device if generator else x0.device)
+    noise = torch.randn(
+        x0.shape, generator=generator, dtype=x0.dtype, device=generator.device if generator else x0.device
+    )
     return following + fresh * noise.to(x0.device)
 
 
 @torch.no_grad()
-def sample(model: DiffusionModel, noise: Tensor, loop: Loop | None = None, *, interventions: Sequence[Intervention] = (), generator: torch.Generator | None = None) -> Tensor:  # fmt: skip
+def sample(
+    model: DiffusionModel,
+    noise: Tensor,
+    loop: Loop | None = None,
+    *,
+    interventions: Sequence[Intervention] = (),
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """Clean latents (B, c, h, w) from `noise` of the same shape; `model.decode` makes them images."""
     x = noise
     for moment in walk(model, noise, loop or Loop(), interventions=interventions, generator=generator):

@@ -96,5 +96,7 @@ def step_pairs(scheduler: Any, steps: int) -> list[tuple[int, int]]:
     scheduler.set_timesteps(steps)
     stamps = [round(float(t)) for t in scheduler.timesteps]
     if hasattr(scheduler, "alphas_cumprod"):
-        return [(t, max(t - total // steps, CLEAN)) for t in stamps]  # what DDIM and DDPM step to, whatever their spacing
+        return [
+            (t, max(t - total // steps, CLEAN)) for t in stamps
+        ]  # what DDIM and DDPM step to, whatever their spacing
     return list(zip(stamps, [*stamps[1:], CLEAN], strict=True))

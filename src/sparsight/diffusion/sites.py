@@ -31,7 +31,10 @@ class Step:
 class Intervention(Protocol):
     """A change of one site's tokens. Every steering method and every baseline is one."""
 
-    site: str
+    @property
+    def site(self) -> str:
+        """The site whose tokens it changes."""
+        ...
 
     def active(self, t: int) -> bool:
         """Whether it acts at timestep `t`; where nothing acts, the loop saves the second pass."""
@@ -71,7 +74,9 @@ def to_tokens(activation: Tensor) -> tuple[Tensor, tuple[int, int]]:
         return activation.flatten(2).transpose(1, 2), (activation.shape[2], activation.shape[3])
     if activation.ndim == 3:
         return activation, (1, activation.shape[1])
-    raise SparsightError(f"an activation of shape {tuple(activation.shape)} is neither a map (B,C,H,W) nor tokens (B,N,C)")
+    raise SparsightError(
+        f"an activation of shape {tuple(activation.shape)} is neither a map (B,C,H,W) nor tokens (B,N,C)"
+    )
 
 
 def from_tokens(tokens: Tensor, like: Tensor) -> Tensor:

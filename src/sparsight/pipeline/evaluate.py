@@ -15,8 +15,17 @@ from sparsight.errors import SparsightError
 from sparsight.files import read_json, write_json
 from sparsight.images import read_sheet
 from sparsight.metrics import (
-    bootstrap, clip_score, counterfactual_gain, directional_similarity, editing_precision, identity_similarity,
-    inside_share, load_perceptual, precision_ratio, row_mean, spearman,
+    bootstrap,
+    clip_score,
+    counterfactual_gain,
+    directional_similarity,
+    editing_precision,
+    identity_similarity,
+    inside_share,
+    load_perceptual,
+    precision_ratio,
+    row_mean,
+    spearman,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -97,20 +106,29 @@ class _Judged:
             for name, before in self.before.items()
         }
         found = reports[CLASSIFIER].to_dict()
-        found["classifiers"] = {n: {"epr": r.epr.to_dict(), "true_epr": r.true_epr.to_dict()} for n, r in reports.items()}
+        found["classifiers"] = {
+            n: {"epr": r.epr.to_dict(), "true_epr": r.true_epr.to_dict()} for n, r in reports.items()
+        }
         return {**found, **self._seen(edit), **self._true(edit)}
 
     @torch.no_grad()
     def _seen(self, edit: Tensor) -> dict[str, Any]:
         clip, concept = self.world.clip, self.world.concepts[self.attribute]
-        before, after, (source, target) = clip.image(self.original), clip.image(edit), clip.text([concept.source, concept.target])  # fmt: skip
+        before, after, (source, target) = (
+            clip.image(self.original),
+            clip.image(edit),
+            clip.text([concept.source, concept.target]),
+        )
         rows = {
             "lpips": self.perceptual(self.original, edit),
             "identity": identity_similarity(self.world.identity(self.original), self.world.identity(edit)),
             "clip": clip_score(after, target.expand_as(after)),
             "directional_clip": directional_similarity(before, after, source.expand_as(after), target.expand_as(after)),
         }
-        return {name: bootstrap(row_mean, values.numpy().astype(np.float64), seed=self.seed).to_dict() for name, values in rows.items()}  # fmt: skip
+        return {
+            name: bootstrap(row_mean, values.numpy().astype(np.float64), seed=self.seed).to_dict()
+            for name, values in rows.items()
+        }
 
     def _true(self, edit: Tensor) -> dict[str, Any]:
         gain = counterfactual_gain(edit, self.original, self.truth)
@@ -119,7 +137,9 @@ class _Judged:
 
     def versus(self, casl: Tensor, edit: Tensor) -> dict[str, Any]:
         judge = self.world.classifiers[CLASSIFIER]
-        ratio = precision_ratio(self.before[CLASSIFIER], _logits(judge, casl), _logits(judge, edit), self.column, **self.options)
+        ratio = precision_ratio(
+            self.before[CLASSIFIER], _logits(judge, casl), _logits(judge, edit), self.column, **self.options
+        )
         return ratio.to_dict()
 
     def cell(self, edit: Tensor) -> tuple[float, float]:

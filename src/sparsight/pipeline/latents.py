@@ -33,7 +33,9 @@ def write_probes(run: Run, store: Store, sae: SAE, concept: Concept) -> None:
     try:
         found = probe_accuracy(features, labels, range(len(latents)), tops=TOPS, seed=run.recipe.seed)
     except SparsightError:  # too few held-out images of one class for folds
-        found = dict.fromkeys([f"top{k}" for k in TOPS] + ["shuffled"], Interval(float("nan"), float("nan"), float("nan"), 0))
+        found = dict.fromkeys(
+            [f"top{k}" for k in TOPS] + ["shuffled"], Interval(float("nan"), float("nan"), float("nan"), 0)
+        )
     write_json(folder / "probe.json", {name: interval.to_dict() for name, interval in found.items()})
 
 

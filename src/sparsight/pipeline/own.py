@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def steer_image(run: Run, path: Path, concepts: Sequence[str], alphas: Sequence[float] | None = None, k: int | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+def steer_image(
+    run: Run, path: Path, concepts: Sequence[str], alphas: Sequence[float] | None = None, k: int | None = None
+) -> tuple[Tensor, Tensor]:
     """The picture's reconstruction and its edit, each (1, 3, H, W) in [-1, 1]; several concepts act together.
 
     Raises `SparsightError` for a concept that the run has not aligned, a picture of another size, or as many

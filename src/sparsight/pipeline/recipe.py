@@ -12,7 +12,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from sparsight.activations.harvest import HarvestConfig
-from sparsight.concepts.align import AlignConfig
+from sparsight.concepts.learn import AlignConfig
 from sparsight.errors import SparsightError, unknown
 from sparsight.sae import TrainConfig
 
@@ -73,7 +73,9 @@ class Recipe:
 
 def recipe_names() -> list[str]:
     """Recipes that ship with the package."""
-    return sorted(p.name.removesuffix(".yaml") for p in (files("sparsight") / "recipes").iterdir() if p.name.endswith(".yaml"))
+    return sorted(
+        p.name.removesuffix(".yaml") for p in (files("sparsight") / "recipes").iterdir() if p.name.endswith(".yaml")
+    )
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -123,7 +125,9 @@ def _build(values: dict[str, Any]) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise SparsightError(f"recipe key {where!r} is wrong: {first['msg'].lower()}, not {first['input']!r}") from error
+        raise SparsightError(
+            f"recipe key {where!r} is wrong: {first['msg'].lower()}, not {first['input']!r}"
+        ) from error
     if recipe.precision not in ("fp32", "bf16"):
         raise unknown("precision", recipe.precision, ("fp32", "bf16"))
     if not recipe.concepts:

@@ -141,7 +141,9 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in names}
 
 
-def run_recipe(recipe: Recipe, folder: Path, reporter: Reporter | None = None, command: str = "", until: str = "report") -> Run:
+def run_recipe(
+    recipe: Recipe, folder: Path, reporter: Reporter | None = None, command: str = "", until: str = "report"
+) -> Run:
     """Do every stage up to `until` that is not already done; a killed run goes on where it stopped."""
     from sparsight.pipeline.stages import WORK
 

@@ -27,7 +27,9 @@ def harvest_stage(run: Run) -> None:
     folder = run.folder / "store"
     key = run.key("harvest")
     _clear_unless(folder, key)
-    harvest(run.model, run.world.source("harvest"), folder, run.recipe.harvest, numbers=numbers, progress=run.report.update)
+    harvest(
+        run.model, run.world.source("harvest"), folder, run.recipe.harvest, numbers=numbers, progress=run.report.update
+    )
 
 
 def train_stage(run: Run) -> None:
@@ -39,9 +41,7 @@ def train_stage(run: Run) -> None:
     def progress(step: int, total: int, metrics: Mapping[str, float]) -> None:
         run.report.update(step, total, f"fve {metrics.get('fve', 0):.3f}  L0 {metrics.get('l0', 0):.0f}")
 
-    sae = train_sae(
-        store, run.recipe.sae, folder, progress, images=run.train_numbers, validation=run.held_out_numbers
-    )
+    sae = train_sae(store, run.recipe.sae, folder, progress, images=run.train_numbers, validation=run.held_out_numbers)
     metrics = evaluate_sae(sae, _tokens(store, run.held_out_numbers))
     write_json(folder / "metrics.json", {"expansion": sae.config.d_sae / sae.config.d_in, **metrics})
 

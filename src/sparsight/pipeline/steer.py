@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ def steer_stage(run: Run) -> None:
     store, sae = open_store(run), open_sae(run)
     concepts = choose(run.recipe.concepts, run.world.concepts)
     for done, concept in enumerate(concepts):
-        _one_concept(run, store, sae, concept, lambda text, d=done: run.report.update(d, len(concepts), text))
+        _one_concept(run, store, sae, concept, partial(run.report.update, done, len(concepts)))
         run.report.update(done + 1, len(concepts), concept.name)
 
 
@@ -67,13 +68,22 @@ def _one_concept(run: Run, store: Store, sae: SAE, concept: Concept, say: Callab
             alpha = chosen[name]["alpha"]
         say(f"{concept.name}: {name}, alpha {alpha:g}")
         _save(folder / "images", {name: edited(run, method.at(alpha), test.noise)})
-        strengths[name] = {"alpha": alpha, "strength": alpha * mean_shift(method, tokens) / float(tokens.norm(dim=-1).mean())}
+        strengths[name] = {
+            "alpha": alpha,
+            "strength": alpha * mean_shift(method, tokens) / float(tokens.norm(dim=-1).mean()),
+        }
     say(f"{concept.name}: sweep")
     sweep(run, sae, concept, test, folder)
     casl = methods["casl"]
     assert isinstance(casl, LatentSteering)
     _slider(run, casl, chosen["casl"]["alpha"], test, folder / "slider")
-    record = {"key": key, "numbers": test.numbers, "latents": list(casl.latents), "methods": strengths, "choice": chosen}
+    record = {
+        "key": key,
+        "numbers": test.numbers,
+        "latents": list(casl.latents),
+        "methods": strengths,
+        "choice": chosen,
+    }
     write_json(folder / "steer.json", record)
 
 

@@ -1,8 +1,14 @@
 """Steering: interventions on a site, the controls beside them, and the choice of their strength."""
 
-from sparsight.steering.controls import CONTROLS, controls, mean_difference, mean_shift
+from sparsight.steering.comparisons import CONTROLS, controls, mean_difference, mean_shift
 from sparsight.steering.interventions import (
-    Direction, LatentSteering, LinearMap, Steering, Window, casl_steer, steer_together,
+    Direction,
+    LatentSteering,
+    LinearMap,
+    Steering,
+    Window,
+    casl_steer,
+    steer_together,
 )  # fmt: skip
 from sparsight.steering.strength import Choice, Trial, choose_alpha
 

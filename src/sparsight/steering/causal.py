@@ -47,7 +47,9 @@ class Swap:
 
 
 @torch.no_grad()
-def swap_test(model: DiffusionModel, site: str, noise: Tensor, loop: Loop | None = None, window: Window | None = None) -> Swap:
+def swap_test(
+    model: DiffusionModel, site: str, noise: Tensor, loop: Loop | None = None, window: Window | None = None
+) -> Swap:
     """Sample each row of `noise` (n, c, h, w) with the tokens that the next row has at the same step, inside the window.
 
     Both runs are plain DDIM; raises `SparsightError` for an unknown site.

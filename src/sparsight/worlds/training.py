@@ -24,8 +24,19 @@ class Training:
     uninterrupted one would. A checkpoint is one safetensors file: weights, EMA, Adam's moments, the step.
     """
 
-    def __init__(self, model: nn.Module, folder: Path, *, steps: int, learning_rate: float, warmup: int = 100,
-                 ema: float = 0.999, weight_decay: float = 1e-4, seed: int = 0, checkpoint_every: int = 250) -> None:  # fmt: skip
+    def __init__(
+        self,
+        model: nn.Module,
+        folder: Path,
+        *,
+        steps: int,
+        learning_rate: float,
+        warmup: int = 100,
+        ema: float = 0.999,
+        weight_decay: float = 1e-4,
+        seed: int = 0,
+        checkpoint_every: int = 250,
+    ) -> None:
         self.model, self.steps, self.warmup, self.ema, self.seed = model, steps, warmup, ema, seed
         self.learning_rate, self.checkpoint_every = learning_rate, checkpoint_every
         self.path = Path(folder) / "checkpoint.safetensors"

@@ -36,7 +36,9 @@ def build_autoencoder() -> AutoencoderKL:
     )  # fmt: skip
 
 
-def train_autoencoder(data: FaceData, folder: Path, config: AutoencoderConfig, progress: Progress | None = None) -> AutoencoderKL:
+def train_autoencoder(
+    data: FaceData, folder: Path, config: AutoencoderConfig, progress: Progress | None = None
+) -> AutoencoderKL:
     """Train on rendered faces; resumes from `folder`. Returns the EMA model with standardised latents."""
     torch.manual_seed(config.seed)
     model = build_autoencoder().to(memory_format=torch.channels_last)

@@ -81,7 +81,9 @@ class _Builder:
         elif kind == "identity":
             train_identity(self.mixture(), self.weights / "identity", work, steps=steps, progress=progress)
         else:
-            train_classifier(kind, self.mixture(), self.weights / "classifiers" / kind, work, steps=steps, progress=progress)
+            train_classifier(
+                kind, self.mixture(), self.weights / "classifiers" / kind, work, steps=steps, progress=progress
+            )
 
     def validity(self, progress: Progress) -> None:
         vgg = judges.load_classifier(self.weights / "classifiers" / "vgg")

@@ -84,7 +84,9 @@ class DenoiserConfig:
     seed: int = 0
 
 
-def train_denoiser(latents: Tensor, folder: Path, config: DenoiserConfig, progress: Progress | None = None) -> UNet2DModel:
+def train_denoiser(
+    latents: Tensor, folder: Path, config: DenoiserConfig, progress: Progress | None = None
+) -> UNet2DModel:
     """Train on `latents` (n, 16, 8, 8) of unit variance; resumes from `folder`. Returns the EMA model, exported."""
     torch.manual_seed(config.seed)
     unet = without_skips(build_unet()).to(memory_format=torch.channels_last)

@@ -141,9 +141,7 @@ def sample_face(seed: int, index: int, correlate: tuple[str, str, float] | None 
     return face
 
 
-def counterfactual(
-    face: Face, attribute: str, value: bool, rng: random.Random | None = None
-) -> Face | None:
+def counterfactual(face: Face, attribute: str, value: bool, rng: random.Random | None = None) -> Face | None:
     """The same face with only `attribute` set to `value`, or None where no single factor can do it.
 
     Among the changes of one factor that give `value` and leave every unrelated attribute alone, the one
@@ -168,6 +166,6 @@ def _one_factor_changes(face: Face) -> list[Face]:
     return [
         replace(face, **{field.name: value})
         for field in fields(face)
-        for value in sorted(PRIORS[field.name], key=lambda v, n=field.name: -PRIORS[n][v])
+        for value in sorted(PRIORS[field.name], key=PRIORS[field.name].__getitem__, reverse=True)
         if value != getattr(face, field.name)
     ]

@@ -19,7 +19,9 @@ from sparsight.worlds.avatars.world import AvatarsWorld
 
 
 @torch.no_grad()
-def check(world: AvatarsWorld, report: Reporter, renders: int = 2000, inverted: int = 64, samples: int = 1000) -> dict[str, Any]:
+def check(
+    world: AvatarsWorld, report: Reporter, renders: int = 2000, inverted: int = 64, samples: int = 1000
+) -> dict[str, Any]:
     """Every quality figure of the world: classifiers, CLIP, identity, inversion, samples."""
     model = DiffusionModel.load(world.model)
     source = world.source("held-out")
@@ -73,7 +75,9 @@ def _inversion(world: AvatarsWorld, model: DiffusionModel, images: Tensor, steps
 def _samples(world: AvatarsWorld, model: DiffusionModel, count: int, labels: Tensor, steps: int = 50) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(count, *model.latent_shape, generator=generator)
-    drawn = torch.cat([model.decode(sample(model, batch, Loop(steps=steps))).clamp(-1, 1) for batch in noise.split(100)])
+    drawn = torch.cat(
+        [model.decode(sample(model, batch, Loop(steps=steps))).clamp(-1, 1) for batch in noise.split(100)]
+    )
     shares = (_run(world.classifiers["resnet"], drawn) > 0).double().mean(0)
     gaps = (shares - labels.double().mean(0)).abs()
     worst = int(gaps.argmax())

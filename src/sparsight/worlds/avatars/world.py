@@ -132,7 +132,12 @@ class Validity:
     def build(cls, vgg: nn.Module) -> Validity:
         """Measure the bank and the limit on held-out renders."""
         source = Faces("held-out")
-        raw = torch.cat([_features(vgg, source.batch(range(s, s + 64))) for s in range(100_000, 100_000 + cls.BANK + cls.CALIBRATION, 64)])  # fmt: skip
+        raw = torch.cat(
+            [
+                _features(vgg, source.batch(range(s, s + 64)))
+                for s in range(100_000, 100_000 + cls.BANK + cls.CALIBRATION, 64)
+            ]
+        )
         mean, std = raw[: cls.BANK].mean(0), raw[: cls.BANK].std(0).clamp_min(1e-6)
         found = cls(vgg, (raw[: cls.BANK] - mean) / std, mean, std, 0.0)
         distances = torch.cdist((raw[cls.BANK :] - mean) / std, found.bank).min(1).values

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -81,14 +82,26 @@ Code = SparseCode | Tensor
 class _Learner:
     """The map of one concept while it is being learned."""
 
-    def __init__(self, concept: Concept, basis: str, rows: int, channels: int, direction: tuple[Tensor, Tensor], config: AlignConfig) -> None:  # fmt: skip
+    def __init__(
+        self,
+        concept: Concept,
+        basis: str,
+        rows: int,
+        channels: int,
+        direction: tuple[Tensor, Tensor],
+        config: AlignConfig,
+    ) -> None:
         self.concept, self.basis, self.direction = concept, basis, direction
         generator = torch.Generator().manual_seed(config.seed)
         scale = 0.0 if config.init == "zeros" else rows**-0.5
         self.W = (scale * (2 * torch.rand(rows, channels, generator=generator) - 1)).requires_grad_()
         self.b = torch.zeros(channels, requires_grad=True)
         adam = config.optimizer == "adam"
-        self.optimizer = torch.optim.Adam([self.W, self.b], lr=config.lr, fused=True) if adam else torch.optim.SGD([self.W, self.b], lr=config.lr)  # fmt: skip
+        self.optimizer = (
+            torch.optim.Adam([self.W, self.b], lr=config.lr, fused=True)
+            if adam
+            else torch.optim.SGD([self.W, self.b], lr=config.lr)
+        )
 
     def edit(self, code: Code, shape: torch.Size) -> Tensor:
         product = code.matmul(self.W) if isinstance(code, SparseCode) else code @ self.W
@@ -136,24 +149,26 @@ def align(
     store.require(model_hash=model.fingerprint(), site=store.spec.site)
     bases = ("latents", "channels") if without_sae else ("latents",)
     learners = [_learner(c, basis, sae, clip, config) for c in concepts for basis in bases]
-    activity, seen, done = torch.zeros(sae.config.d_sae), 0, 0
+    activity, seen = torch.zeros(sae.config.d_sae), 0
     paths: dict[int, Tensor] = {}
-    for view in _views(model, store, images, clip, config, numbers):
+    views = _views(model, store, images, clip, config, numbers)
+    for done, view in enumerate(islice(views, config.updates), 1):
         codes = _codes(sae, view.tokens)
-        activity.index_add_(0, codes["latents"].indices, codes["latents"].values)
+        sparse = codes["latents"]
+        assert isinstance(sparse, SparseCode)
+        activity.index_add_(0, sparse.indices, sparse.values)
         seen += view.tokens.shape[0] * view.tokens.shape[1]
         paths = {} if view.first else paths
         losses = {}
         for key, learner in enumerate(learners):
             x_t = paths.get(key, view.x_t)
-            losses[learner.concept.name], follow = _update(model, sae, learner, clip, store.spec.site, view, x_t, codes, config)
+            losses[learner.concept.name], follow = _update(
+                model, sae, learner, clip, store.spec.site, view, x_t, codes, config
+            )
             if config.trajectory == "walk":
                 paths[key] = follow
-        done += 1
         if progress is not None:
             progress(done, config.updates, losses)
-        if done >= config.updates:
-            break
     return {(one.concept.name, one.basis): _finish(one, store.spec.site, activity / max(seen, 1)) for one in learners}
 
 
@@ -189,14 +204,23 @@ def _update(model: DiffusionModel, sae: SAE, learner: _Learner, clip: ClipModel,
         return loss.item(), (signal * edited.x0 + sigma * eps).detach()
 
 
-def _loss(model: DiffusionModel, learner: _Learner, clip: ClipModel, view: _View, x0: Tensor, config: AlignConfig) -> Tensor:
+def _loss(
+    model: DiffusionModel, learner: _Learner, clip: ClipModel, view: _View, x0: Tensor, config: AlignConfig
+) -> Tensor:
     image = model.decode(x0)
     source, target = learner.direction
     toward = directional_loss(view.clip_image, clip.image(image), source, target, form=config.form)
     return config.lambda_clip * toward + config.lambda_recon * (image - view.l1_image).abs().mean()
 
 
-def _views(model: DiffusionModel, store: Store, images: ImageSource, clip: ClipModel, config: AlignConfig, numbers: Sequence[int] | None) -> Iterator[_View]:  # fmt: skip
+def _views(
+    model: DiffusionModel,
+    store: Store,
+    images: ImageSource,
+    clip: ClipModel,
+    config: AlignConfig,
+    numbers: Sequence[int] | None,
+) -> Iterator[_View]:
     """Endless batches of the unedited path: whole paths in order for "walk", single random timesteps for "inversion"."""
     generator = torch.Generator().manual_seed(config.seed)
     ids = list(numbers) if numbers is not None else store.images.tolist()

@@ -24,7 +24,12 @@ CONTROLS = ("random_latent", "random_direction", "decoder_atom", "mean_differenc
 
 
 def controls(
-    casl: LatentSteering, alignment: Alignment, plain: Alignment | None, tokens: Tensor, labels: Tensor | None, seed: int = 0
+    casl: LatentSteering,
+    alignment: Alignment,
+    plain: Alignment | None,
+    tokens: Tensor,
+    labels: Tensor | None,
+    seed: int = 0,
 ) -> Mapping[str, Steering]:
     """Every control that the data allow, at strength 1 (the shift of `casl` at strength 1, where they share its gate).
 
@@ -33,11 +38,13 @@ def controls(
     """
     generator = torch.Generator().manual_seed(seed)
     assert casl.directions is not None and casl.sae is not None
+    noise = torch.randn(casl.directions.shape, generator=generator)
+    atoms = casl.sae.W_dec[list(casl.latents)]
     found: dict[str, Steering] = {
         "random_latent": _random_latents(casl, alignment, tokens, generator),
-        "random_direction": replace(casl, directions=_like(torch.randn(casl.directions.shape, generator=generator), casl.directions)),
-        "decoder_atom": replace(casl, directions=_like(casl.sae.W_dec[list(casl.latents)], casl.directions)),
-    }  # fmt: skip
+        "random_direction": replace(casl, directions=_like(noise, casl.directions)),
+        "decoder_atom": replace(casl, directions=_like(atoms, casl.directions)),
+    }
     if labels is not None:
         difference = mean_difference(tokens, labels)
         found["mean_difference"] = Direction(casl.site, 1.0, casl.window, difference.mean(0))
@@ -66,7 +73,9 @@ def _like(directions: Tensor, model: Tensor) -> Tensor:
     return directions / directions.norm(dim=1, keepdim=True).clamp_min(1e-12) * model.norm(dim=1, keepdim=True)
 
 
-def _random_latents(casl: LatentSteering, alignment: Alignment, tokens: Tensor, generator: torch.Generator) -> LatentSteering:
+def _random_latents(
+    casl: LatentSteering, alignment: Alignment, tokens: Tensor, generator: torch.Generator
+) -> LatentSteering:
     """As many living latents as `casl` steers, drawn evenly, with their own columns, scaled to its mean shift."""
     alive = [i for i in torch.nonzero(alignment.mean_activation > 0)[:, 0].tolist() if i not in casl.latents]
     if len(alive) < len(casl.latents):
