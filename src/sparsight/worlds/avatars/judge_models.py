@@ -96,7 +96,7 @@ def _resnet() -> nn.Module:
 
 def _mobilenet() -> nn.Module:
     # The usual floor of 8 channels loses the mouth: Smiling then stays at 80 % whatever the training.
-    model = MobileNetV2ForImageClassification(
+    return MobileNetV2ForImageClassification(
         MobileNetV2Config(
             image_size=64,
             depth_multiplier=0.35,
@@ -108,10 +108,6 @@ def _mobilenet() -> nn.Module:
             **_labels(),
         )
     )
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):  # its own start, 0.02 everywhere, is far too small for 3x3 of one channel
-            nn.init.kaiming_normal_(module.weight, mode="fan_out")
-    return model
 
 
 def _vit() -> nn.Module:
