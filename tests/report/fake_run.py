@@ -58,7 +58,10 @@ def concept_figures(rng: np.random.Generator) -> dict[str, Any]:
     methods = {m: method_figures(rng, m, levels.get(m, 0)) for m in METHODS}
     for m in CONTROLS:
         methods[m]["versus_casl"] = interval(rng, methods["casl"]["epr"]["value"] / methods[m]["epr"]["value"], 0.13)
-    probe = {f"top{k}": interval(rng, v, 0.02, n=160) for k, v in zip((1, 2, 4, 8, 16), (0.7, 0.79, 0.88, 0.94, 0.97))}
+    probe = {
+        f"top{k}": interval(rng, v, 0.02, n=160)
+        for k, v in zip((1, 2, 4, 8, 16), (0.7, 0.79, 0.88, 0.94, 0.97), strict=True)
+    }
     return {
         "alpha": 64.0, "k": 1, "direction": 1, "exclude": ["Mouth_Slightly_Open"], "latents": [int(rng.integers(8192))],
         "methods": methods, "probe": probe | {"shuffled": interval(rng, 0.51, 0.04, n=160)}, "sweep": sweep(rng),
@@ -118,8 +121,12 @@ def avatar_faces(attribute: str, count: int) -> tuple[list[np.ndarray], list[np.
 
 def write_images(run: Path, concept: str, faces: Any, rng: np.random.Generator, count: int) -> None:
     folder, (before, truth) = run / "concepts" / concept, faces(concept, count)
-    mix = lambda share, noise: [np.clip(b * (1 - share) + t * share + rng.normal(0, noise, b.shape), 0, 255).astype(np.uint8)
-                                for b, t in zip(before, truth, strict=True)]  # fmt: skip
+
+    def mix(share: float, noise: float) -> list[np.ndarray]:
+        pairs = zip(before, truth, strict=True)
+        blends = (b * (1 - share) + t * share + rng.normal(0, noise, b.shape) for b, t in pairs)
+        return [np.clip(blend, 0, 255).astype(np.uint8) for blend in blends]
+
     sheet(folder / "images/original.png", before)
     sheet(folder / "images/counterfactual.png", truth)
     for i, method in enumerate(METHODS):
@@ -140,7 +147,8 @@ def write_latents(folder: Path, faces: list[np.ndarray], rng: np.random.Generato
             heat = np.exp(-((y - 5.4 - rng.normal(0, 0.3)) ** 2 + (x - 3.5 - rng.normal(0, 0.5)) ** 2) / (1 + rank))
             peak = 4.0 - 0.2 * i
             tops.append({"image": i, "activation": peak, "map": (heat * peak).round(3).tolist()})
-        entries.append({"rank": rank, "latent": int(rng.integers(8192)), "score": 0.9 / rank, "density": 0.011 * rank, "top": tops})  # fmt: skip
+        facts = {"rank": rank, "latent": int(rng.integers(8192)), "score": 0.9 / rank, "density": 0.011 * rank}
+        entries.append(facts | {"top": tops})
         sheet(folder / f"latents/{rank:03d}.png", [faces[(i + rank) % len(faces)] for i in range(8)])
     (folder / "latents.json").write_text(json.dumps(entries))
 
@@ -149,8 +157,13 @@ def write_log(run: Path) -> None:
     lines = []
     for step in range(100, 20001, 100):
         t = step / 20000
-        lines.append({"step": step, "loss": 2 * np.exp(-4 * t) + 0.3, "mse": 0.4 * np.exp(-5 * t) + 0.012, "l0": 41 + 260 * np.exp(-6 * t),
-                      "dar": 0.005, "fve": 0.98 - 0.5 * np.exp(-5 * t), "dead": 0.02 + 0.1 * t * (1 - t)})  # fmt: skip
+        figures = {"loss": 2 * np.exp(-4 * t) + 0.3, "mse": 0.4 * np.exp(-5 * t) + 0.012, "dar": 0.005}
+        figures |= {
+            "l0": 41 + 260 * np.exp(-6 * t),
+            "fve": 0.98 - 0.5 * np.exp(-5 * t),
+            "dead": 0.02 + 0.1 * t * (1 - t),
+        }
+        lines.append({"step": step, **figures})
         if step % 2000 == 0:
             lines[-1]["val_fve"] = lines[-1]["fve"] - 0.01
     (run / "sae").mkdir(parents=True, exist_ok=True)
@@ -166,7 +179,8 @@ def fake_run(
     (run / "metrics.json").write_text(json.dumps(fake_metrics(concepts), indent=2))
     (run / "recipe.yaml").write_text("name: avatars\nmodel: worlds/avatars\nsite: mid_block\nsae:\n  expansion: 32\n")
     seconds = {"harvest": 212.4, "sae": 640.2, "align": 80.1, "evaluate": 301.7}
-    (run / "run.json").write_text(json.dumps({"command": "sparsight run avatars", "seconds": seconds, "versions": {"diffusers": "0.35"}}))  # fmt: skip
+    facts = {"command": "sparsight run avatars", "seconds": seconds, "versions": {"diffusers": "0.35"}}
+    (run / "run.json").write_text(json.dumps(facts))
     write_log(run)
     for i, concept in enumerate(concepts):
         write_images(run, concept, faces, np.random.default_rng(i), count)

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 INK, MUTED, RULE, ACCENT, PAPER = "#010107", "#020207", "#030307", "#040407", "#050507"
 VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", ACCENT: "--accent", PAPER: "--paper"}
 
-STYLE: dict[str, Any] = {
-    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 11, "text.parse_math": False,
-    "text.color": INK, "axes.labelcolor": MUTED, "axes.labelsize": 11, "axes.edgecolor": RULE, "axes.linewidth": 0.8,
+STYLE: Any = {
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 12, "text.parse_math": False,
+    "text.color": INK, "axes.labelcolor": MUTED, "axes.labelsize": 12, "axes.edgecolor": RULE, "axes.linewidth": 0.8,
     "axes.facecolor": "none", "figure.facecolor": "none", "axes.spines.top": False, "axes.spines.right": False,
     "xtick.color": RULE, "ytick.color": RULE, "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED,
-    "xtick.labelsize": 10.5, "ytick.labelsize": 10.5, "xtick.major.size": 3, "ytick.major.size": 3,
+    "xtick.labelsize": 11.5, "ytick.labelsize": 11.5, "xtick.major.size": 3, "ytick.major.size": 3,
     "xtick.major.width": 0.8, "ytick.major.width": 0.8, "xtick.minor.visible": False, "ytick.minor.visible": False,
     "axes.unicode_minus": True, "axes.formatter.use_mathtext": False, "lines.linewidth": 1.8,
     "lines.solid_capstyle": "round",
@@ -51,6 +51,8 @@ def _inline(text: str, width: float, title: str) -> Markup:
     """The `<svg>` element alone, scaling with its column, in the page's font and colours."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.S)
+    used = set(re.findall(r"#([\w-]+)", text))
+    text = re.sub(r' id="([^"]+)"', lambda m: m.group() if m.group(1) in used else "", text)
     text = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", text)
     for stand_in, variable in VARIABLES.items():
         text = text.replace(stand_in, f"var({variable})")

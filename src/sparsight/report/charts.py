@@ -25,9 +25,10 @@ def dot_chart(rows: Sequence[tuple[str, Number]], limits: tuple[float, float] | 
     def draw(ax: Axes) -> None:
         for y, (name, n) in enumerate(known):
             colour = ACCENT if name == "casl" else MUTED
-            low, high = max(n.low or n.value or 0, 1e-3), n.high or n.value
+            value = n.value or 0.0
+            low, high = max(n.low or value, 1e-3), n.high or value
             ax.plot([low, high], [y, y], color=colour, linewidth=1.6, alpha=0.75)
-            ax.plot([n.value], [y], "o", color=colour, markersize=6.5, markeredgecolor=PAPER)
+            ax.plot([value], [y], "o", color=colour, markersize=6.5, markeredgecolor=PAPER)
         ax.set_xscale("log")
         _plain_log(ax, limits)
         ax.axvline(1, color=RULE, linewidth=0.8, zorder=0)
@@ -38,7 +39,7 @@ def dot_chart(rows: Sequence[tuple[str, Number]], limits: tuple[float, float] | 
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
 
-    return chart(draw, 330, 46 + 21 * len(known), title, "dots " + title) if known else Markup()
+    return chart(draw, 330, 44 + 23 * len(known), title, "dots " + title) if known else Markup()
 
 
 def _plain_log(ax: Axes, limits: tuple[float, float] | None, axis: str = "x") -> None:
@@ -82,7 +83,7 @@ def probe_chart(metrics: Any, concept: str) -> Markup:
     if not known:
         return Markup()
     said = ", ".join(f"top {k}: {n.text}" for k, n in known)
-    return chart(draw, 300, 170, f"Probe accuracy, {label(concept)}: {said}", "probe " + concept)
+    return chart(draw, 250, 156, f"Probe accuracy, {label(concept)}: {said}", "probe " + concept)
 
 
 def _band(ax: Axes, xs: Sequence[float], numbers: Sequence[Number]) -> None:
@@ -113,13 +114,13 @@ def training_chart(log: Sequence[dict[str, Any]], key: str, name: str, logarithm
             ax.set_yscale("log")
             _plain_log(ax, None, "y")
         else:
-            ax.yaxis.get_major_locator().set_params(nbins=4)
-        ax.xaxis.get_major_locator().set_params(nbins=4)
+            ax.locator_params(axis="y", nbins=4)
+        ax.locator_params(axis="x", nbins=4)
         ax.xaxis.set_major_formatter(lambda v, _: f"{v / 1000:g}k" if v >= 1000 else f"{v:g}")
 
     if len(train) < 2:
         return Markup()
-    return chart(draw, 280, 160, f"{name} in training, ending at {digits(train[-1][1])}", "training " + key)
+    return chart(draw, 250, 150, f"{name} in training, ending at {digits(train[-1][1])}", "training " + key)
 
 
 def _series(log: Sequence[dict[str, Any]], key: str, most: int = 160) -> list[tuple[float, float]]:

@@ -47,22 +47,22 @@ METHOD_FIGURES = (
 SAE_FIGURES = (
     Figure("expansion", "expansion", "", "Number of latents over number of channels."),
     Figure("mse", "MSE", "lower", "Mean squared reconstruction error, in activation units."),
-    Figure("cosine", "cosine", "higher", "Mean cosine of tokens and their reconstructions."),
-    Figure("fve", "FVE", "higher", "Fraction of variance explained."),
+    Figure("cosine", "cosine", "higher", "Mean cosine of tokens and their reconstructions.", "fine"),
+    Figure("fve", "FVE", "higher", "Fraction of variance explained.", "fine"),
     Figure("l0", "L0", "lower", "Mean number of active latents in a token."),
     Figure("dar", "DAR", "lower", "L0 as a share of all latents. (Not a rate of dead latents.)", "%"),
     Figure("dead", "dead", "lower", "Share of latents that were never active on the held-out tokens.", "%"),
 )
 
 GENERAL = (
-    Figure("interval", "95 % interval", "", "Percentile bootstrap over images, 1000 draws. It holds the spread over "
+    Figure("interval", "95\u00a0% interval", "", "Percentile bootstrap over images, 1000 draws. It holds the spread over "
            "images only: another seed or classifier may move a figure by more."),
     Figure("mean", "mean over concepts", "", "The plain mean of the concepts' figures; its interval joins theirs as if "
            "they were independent. Logit scales differ between concepts, so it is a summary, not a measurement."),
     Figure("ratio", "CASL over a control", "", "Ratio of the two EPRs on the same bootstrap draws: above 1, CASL is more "
            "precise; an interval that holds 1 does not tell the two apart."),
     Figure("probe", "probe accuracy", "higher", "Linear SVM on a concept's top latents, balanced classes, five folds; "
-           "chance is 50 %. Shuffled: the same probe on permuted labels."),
+           "chance is 50\u00a0%. Shuffled: the same probe on permuted labels."),
     Figure("spearman", "Spearman", "", "Rank correlation over all pairs of concept and method. The pairs share images, "
            "so the interval is too narrow."),
 )  # fmt: skip

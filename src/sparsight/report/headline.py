@@ -34,12 +34,14 @@ def facts(run: RunFiles) -> list[tuple[str, str]]:
 
 def key_figures(metrics: dict[str, Any], best: str | None) -> list[dict[str, Any]]:
     """CASL's three main figures, each beside the same figure of the best control."""
-    shown = []
+    shown: list[dict[str, Any]] = []
     for key, name, unit, note in KEY_FIGURES:
         casl = mean_of(_over_concepts(metrics, "casl", key, unit))
+        if casl.value is None:
+            continue
         control = mean_of(_over_concepts(metrics, best, key, unit)) if best else None
         shown.append({"name": name, "key": key, "note": note, "casl": casl, "control": control})
-    return [figure for figure in shown if figure["casl"].value is not None]
+    return shown
 
 
 def _over_concepts(metrics: dict[str, Any], method: str, key: str, unit: str = "") -> list[Number]:
@@ -69,7 +71,7 @@ def verdict(metrics: dict[str, Any], best: str | None) -> list[str]:
     if not compared:
         return _without_ratios(metrics, best)
     said = [f"CASL is the most precise method in {_of(leads, compared)}."]
-    said.append(f"Against every control at once, the 95 % interval is clear of a tie in {_of(clear, compared)}.")
+    said.append(f"Against each of the controls, the 95\u00a0% interval is clear of a tie in {_of(clear, compared)}.")
     if behind:
         said.append(f"In {_of(behind, compared)}, at least one control is clearly more precise.")
     return said
@@ -90,6 +92,15 @@ def _without_ratios(metrics: dict[str, Any], best: str | None) -> list[str]:
         return [f"CASL's mean EPR is {casl.text}; no control was run, so nothing can be said against it."]
     control = mean_of(_over_concepts(metrics, best, "epr"))
     return [f"CASL's mean EPR is {casl.text}, that of the best control, {label(best)}, is {control.text}."]
+
+
+WORDS = ["No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve"]
+
+
+def count_of(total: int) -> str:
+    """How many concepts, as a title says it: "Six concepts"."""
+    word = WORDS[total] if total < len(WORDS) else str(total)
+    return f"{word} concept{'' if total == 1 else 's'}"
 
 
 def _of(count: int, total: int) -> str:

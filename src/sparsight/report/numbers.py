@@ -8,7 +8,10 @@ from typing import Any
 
 from sparsight.report.run_files import dig, mapping, number
 
-LABELS = {"casl": "CASL", "no_sae": "no SAE", "mean_difference": "difference of means"}
+PERCENT = "\u00a0%"  # a space that does not break
+LABELS = {"casl": "CASL", "no_sae": "no SAE", "mean_difference": "difference of means",
+          "lpips": "perceptual distance", "clip": "CLIP", "vgg": "VGG", "vit": "ViT", "resnet": "ResNet",
+          "mobilenetv2": "MobileNetV2"}  # fmt: skip
 
 
 def label(name: str) -> str:
@@ -17,15 +20,25 @@ def label(name: str) -> str:
 
 
 def digits(value: float | None, unit: str = "") -> str:
-    """`value` to about three digits, shares (`unit` "%") in percent; a real minus sign."""
+    """`value` to about three digits, shares (`unit` "%") in percent, cosines (`unit` "fine") to four decimals."""
     if value is None:
         return "–"
-    if unit == "%":
-        return f"{100 * value:.0f} %".replace("-", "−")
+    if unit != "%":
+        return (f"{value:.4f}" if unit == "fine" else _plain(value)).replace("-", "−")
+    share = 100 * value
+    places = 0 if abs(share) >= 10 or share == 0 else 1 if abs(share) >= 1 else 2
+    return f"{share:.{places}f}{PERCENT}".replace("-", "−")
+
+
+def _plain(value: float) -> str:
     size = abs(value)
-    places = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.1 or size == 0 else 3
-    text = f"{value:.1e}" if 0 < size < 5e-4 else f"{value:.{places}f}"
-    return text.replace("-", "−")
+    if 0 < size < 5e-4:
+        return f"{value:.1e}"
+    if size >= 100 or (size >= 10 and value == round(value)):
+        return f"{value:.0f}"
+    if size >= 10:
+        return f"{value:.1f}"
+    return f"{value:.3f}" if 0 < size < 0.1 else f"{value:.2f}"
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class Number:
         """Both ends of the 95 % interval, or nothing."""
         if self.value is None or self.low is None or self.high is None:
             return ""
-        return f"[{digits(self.low, self.unit).removesuffix(' %')}, {digits(self.high, self.unit)}]"
+        return f"[{digits(self.low, self.unit).removesuffix(PERCENT)}, {digits(self.high, self.unit)}]"
 
     @property
     def hover(self) -> str:
@@ -77,10 +90,9 @@ def read_number(metrics: Any, *path: str, unit: str = "", tip: str = "") -> Numb
         return Number(path, None, reason="not measured in this run")
     value, n = number(found.get("value")), number(found.get("n"))
     reason = "" if value is not None else f"not defined on these images{' (n = 0)' if n == 0 else ''}"
-    counts = {"n": _whole(n), "excluded": _whole(number(found.get("excluded")))}
     return Number(
-        (*path, "value"), value, number(found.get("low")), number(found.get("high")), **counts,
-        unit=unit, reason=reason, tip=tip,
+        (*path, "value"), value, number(found.get("low")), number(found.get("high")), _whole(n),
+        _whole(number(found.get("excluded"))), unit=unit, reason=reason, tip=tip,
     )  # fmt: skip
 
 

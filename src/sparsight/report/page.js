@@ -67,6 +67,11 @@ function bindTips() {
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
 }
 
+// Paper has no way to open what is folded.
+addEventListener("beforeprint", () => {
+  for (const folded of document.querySelectorAll("details")) folded.open = true;
+});
+
 // Browsers keep the state of inputs over a reload, and the images would not match it.
 document.querySelectorAll(".stage input, .judge input, #heat").forEach((input) => {
   if (input.type === "range") input.value = input.defaultValue; else input.checked = input.defaultChecked;

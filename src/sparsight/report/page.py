@@ -70,13 +70,14 @@ def _context(run: RunFiles) -> dict[str, Any]:
         "css": _asset("style.css"),
         "js": _asset("page.js"),
     }
-    return shown | {"sprites": Markup(sprites.css()), "reduced": sprites.reduced}
+    return shown | {"sprites": Markup(sprites.css()), "colours": sprites.colours}
 
 
 def _head(run: RunFiles, concepts: list[str]) -> dict[str, Any]:
     best = headline.best_control(run.metrics)
     return {
         "facts": headline.facts(run),
+        "count": headline.count_of(len(concepts)),
         "control": best,
         "keys": headline.key_figures(run.metrics, best),
         "verdict": headline.verdict(run.metrics, best),

@@ -28,11 +28,11 @@ class Strip:
 
 @dataclass
 class Sprites:
-    """All images of one page. Past `budget` bytes of lossless PNG, they are shown in 256 colours a strip."""
+    """All images of one page. Past `budget` bytes of lossless PNG, they are shown in fewer colours."""
 
     budget: int = 1_700_000
     images: list[Image.Image] = field(default_factory=list)
-    reduced: bool = False
+    colours: int | None = None  # of a strip, where they had to be reduced
     _seen: dict[bytes, Strip] = field(default_factory=dict)
 
     def add(self, image: Image.Image | None, count: int) -> Strip | None:
@@ -48,9 +48,10 @@ class Sprites:
     def css(self) -> str:
         """One rule for each strip."""
         coded = [png(image) for image in self.images]
-        self.reduced = sum(map(len, coded)) > self.budget
-        if self.reduced:
-            coded = [png(_few_colours(image)) for image in self.images]
+        for colours in (256, 64):
+            if sum(map(len, coded)) > self.budget:
+                self.colours = colours
+                coded = [png(_few_colours(image, colours)) for image in self.images]
         rule = ".s{}{{background-image:url(data:image/png;base64,{})}}"
         return "\n".join(rule.format(i, base64.b64encode(data).decode()) for i, data in enumerate(coded))
 
@@ -62,8 +63,8 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _few_colours(image: Image.Image) -> Image.Image:
-    return image if image.mode != "RGB" else image.quantize(256, dither=Image.Dither.NONE)
+def _few_colours(image: Image.Image, colours: int) -> Image.Image:
+    return image if image.mode != "RGB" else image.quantize(colours, dither=Image.Dither.NONE)
 
 
 def read_strip(path: Path | None, tile: tuple[int, int], columns: int, count: int) -> tuple[Image.Image | None, int]:

@@ -26,9 +26,10 @@ def judges(metrics: dict[str, Any]) -> list[str]:
 def epr_table(metrics: dict[str, Any]) -> dict[str, Any]:
     """Rows of concepts, each with a list of cells; a cell holds one number for each judge."""
     names, by = method_names(metrics), judges(metrics)
+    columns_of: list[str | None] = [*by] or [None]
     rows = []
     for concept in mapping(metrics.get("concepts")):
-        columns = [mark_best([_epr(metrics, concept, m, judge) for m in names]) for judge in by or [None]]
+        columns = [mark_best([_epr(metrics, concept, m, judge) for m in names]) for judge in columns_of]
         cells = [list(zip(by or [""], per_judge, strict=True)) for per_judge in zip(*columns, strict=True)]
         rows.append({"concept": concept, "cells": cells, "same": _undecided(metrics, concept, names)})
     return {"methods": names, "judges": by, "rows": rows}
