@@ -57,9 +57,9 @@ class Sprites:
 
 
 def png(image: Image.Image) -> bytes:
-    """`image` as the smallest PNG that Pillow makes."""
+    """`image` as PNG. (Pillow's `optimize` saves 3 % and takes three times as long.)"""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
