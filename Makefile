@@ -19,16 +19,16 @@ demo: venv
 	$(BIN)/sparsight run demo --out $(DEMO_OUT)
 
 check: venv
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
 	$(BIN)/mypy
 
 test: check
 	$(BIN)/pytest
 
 format: venv
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests
 
 clean:
 	rm -rf runs build dist .pytest_cache .mypy_cache .ruff_cache

@@ -125,8 +125,9 @@ def _draw(rng: random.Random, prior: Mapping[str, float]) -> str:
 def sample_face(seed: int, index: int, correlate: tuple[str, str, float] | None = None) -> Face:
     """Face number `index` of the stream `seed`; the same pair gives the same face on every machine.
 
-    `correlate=(a, b, p)` redraws, with probability `p`, what decides attribute `b` until `b` equals `a`
-    (p = 0: independent; p = 1: always equal), for studies of planted bias.
+    `correlate=(a, b, p)` changes, with probability `p`, the one factor that makes attribute `b` equal to `a`, for
+    studies of planted bias (p = 0: independent; p = 1: equal wherever one factor can do it, and glasses that
+    hide the eyes, say, cannot be given open ones).
     """
     rng = random.Random(f"avatars/{seed}/{index}")
     face = Face(**{name: _draw(rng, prior) for name, prior in PRIORS.items()})

@@ -1,0 +1,57 @@
+import pytest
+
+from sparsight import SparsightError, load_recipe
+from sparsight.pipeline import recipe_names
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_is_valid_and_names_six_concepts(name):
+    recipe = load_recipe(name)
+    assert len(recipe.concepts) >= 6 and recipe.steer.k == 1
+
+
+def test_overrides_reach_their_key_and_keep_the_rest():
+    recipe, plain = load_recipe("demo", ["sae.expansion=7", "concepts=[Beard]", "seed=3"]), load_recipe("demo")
+    assert (recipe.sae.expansion, recipe.concepts, recipe.seed) == (7, ("Beard",), 3)
+    assert recipe.harvest == plain.harvest
+
+
+def test_a_resolved_recipe_loads_as_itself(tmp_path):
+    import yaml
+
+    recipe = load_recipe("demo", ["sae.expansion=7"])
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe.plain()))
+    assert load_recipe(tmp_path / "r.yaml") == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("sae.expanson=8", "did you mean 'sae.expansion'"),
+        ("sead=8", "did you mean 'seed'"),
+        ("sae.expansion=lots", "sae.expansion"),
+        ("sae.activation=rely", "did you mean 'relu'"),
+        ("steer=3", "section"),
+        ("seed", "key=value"),
+        ("seed.deeper=1", "no section"),
+        ("concepts=[]", "no concept"),
+        ("precision=fp8", "precision"),
+    ],
+)
+def test_a_wrong_override_is_one_clear_line(override, words):
+    with pytest.raises(SparsightError, match=words) as error:
+        load_recipe("demo", [override])
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_and_broken_recipes(tmp_path):
+    with pytest.raises(SparsightError, match="did you mean 'avatars'"):
+        load_recipe("avatar")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(SparsightError, match="not valid YAML"):
+        load_recipe(tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(SparsightError, match="mapping"):
+        load_recipe(tmp_path / "list.yaml")
+    with pytest.raises(SparsightError, match="cannot read"):
+        load_recipe(tmp_path / "nowhere.yaml")
