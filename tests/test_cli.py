@@ -6,7 +6,9 @@ from PIL import Image
 
 
 def _run(*arguments, cwd=None):
-    return subprocess.run([sys.executable, "-m", "sparsight.cli", *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
+    return subprocess.run(
+        [sys.executable, "-m", "sparsight.cli", *map(str, arguments)], capture_output=True, text=True, cwd=cwd
+    )
 
 
 @pytest.mark.parametrize(

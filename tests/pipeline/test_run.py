@@ -18,7 +18,7 @@ SMALL = [
     "concepts=[Eyeglasses]", "data.train=16", "data.held_out=40", "harvest.steps=6", "harvest.batch_size=8",
     "sae.steps=30", "sae.expansion=4", "sae.batch_size=256", "sae.lr_decay=10", "sae.revive_every=0",
     "align.updates=6", "align.batch_size=4", "steer.steps=6", "steer.test=4", "steer.validation=2",
-    "steer.alphas=[64]", "steer.direction_alphas=[1]", "steer.sweep_k=[1, 2]", "steer.sweep_alphas=[16, 64]",
+    "steer.alphas=[64]", "steer.sweep_k=[1, 2]", "steer.sweep_alphas=[16, 64]",
     "steer.sweep_images=2",
 ]  # fmt: skip
 

@@ -7,6 +7,7 @@ from sparsight import Loop, SparsightError, sample
 from sparsight.concepts import Alignment, Concept
 from sparsight.sae import SAE, SAEConfig
 from sparsight.steering import (
+    CONTROLS,
     Direction,
     LinearMap,
     Window,
@@ -100,19 +101,23 @@ def test_latents_that_never_fire_are_never_chosen():
     assert alignment.top(1) == [17]
 
 
-def test_controls_have_the_norms_they_promise():
+def test_every_control_shifts_as_much_as_casl_and_is_what_it_says():
     sae, alignment, tokens = _sae(), _alignment(), torch.randn(24, 16, 64)
     labels = torch.arange(24) % 2 == 0
     casl = casl_steer(sae, alignment, k=2)
     found = controls(casl, alignment, _alignment(64, basis="channels"), tokens, labels)
-    size = mean_shift(casl, tokens)
-    assert mean_shift(found["random_direction"], tokens) == pytest.approx(size, rel=0.5)  # two latents may overlap
-    assert mean_shift(found["random_latent"], tokens) == pytest.approx(size, rel=1e-4)
-    torch.testing.assert_close(found["random_direction"].directions.norm(dim=1), casl.directions.norm(dim=1))
-    torch.testing.assert_close(found["decoder_atom"].directions.norm(dim=1), casl.directions.norm(dim=1))
+    assert set(found) == set(CONTROLS)
+    for control in found.values():
+        assert mean_shift(control, tokens) == pytest.approx(mean_shift(casl, tokens), rel=1e-4)
+    norms = casl.directions.norm(dim=1)
+    torch.testing.assert_close(found["random_direction"].directions.norm(dim=1), norms)
+    torch.testing.assert_close(found["decoder_atom"].directions.norm(dim=1), norms)
+    cosine = torch.cosine_similarity(found["decoder_atom"].directions, sae.W_dec[list(casl.latents)])
+    torch.testing.assert_close(cosine, torch.ones(2))
     assert set(found["random_latent"].latents).isdisjoint(casl.latents)
     expected = tokens[labels].mean((0, 1)) - tokens[~labels].mean((0, 1))
     torch.testing.assert_close(found["mean_difference"].vector, expected)
+    assert found["mean_difference_map"].vector.shape == (16, 64)
     assert isinstance(found["no_sae"], LinearMap)
 
 

@@ -29,9 +29,9 @@ class DataConfig:
 class SteerConfig:
     """How to steer and what to try.
 
-    Runs of `steps` steps, stepping `mode`, edits in `low` ... `high`, the top `k` latents under `ranking`. Alphas are
-    tried from weak to strong: `alphas` for what is gated by latents, `direction_alphas` for fixed directions and maps.
-    `sweep_k` x `sweep_alphas` is drawn on the first `sweep_images` test images.
+    Runs of `steps` steps, stepping `mode`, edits in `low` ... `high`, the top `k` latents under `ranking`. `alphas` are
+    tried from weak to strong; one alpha is one mean norm of the shift for every method. `sweep_k` x `sweep_alphas`
+    is drawn on the first `sweep_images` test images.
     """
 
     steps: int = 50
@@ -41,18 +41,19 @@ class SteerConfig:
     high: int = 999
     k: int = 1
     ranking: str = "l2"
-    alphas: tuple[float, ...] = (8, 16, 32, 64, 96, 128, 192)
-    direction_alphas: tuple[float, ...] = (0.5, 1, 1.5, 2, 3, 4)
+    alphas: tuple[float, ...] = (2, 4, 8, 16, 32, 64, 128)
     validation: int = 16
     test: int = 32
     sweep_k: tuple[int, ...] = (1, 2, 4, 8, 16)
-    sweep_alphas: tuple[float, ...] = (16, 32, 64, 128, 192)
+    sweep_alphas: tuple[float, ...] = (4, 8, 16, 32, 64)
     sweep_images: int = 16
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole experiment. `precision` "bf16" runs the frozen networks under autocast; `threads` 0 means all cores."""
+    """A whole experiment. `seed` is that of every stage (the stages' own are ignored). `precision` "bf16" runs the frozen
+    networks under autocast; `threads` 0 means all cores.
+    """
 
     name: str = "run"
     world: str = "avatars"

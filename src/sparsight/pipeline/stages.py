@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -41,7 +42,14 @@ def train_stage(run: Run) -> None:
     def progress(step: int, total: int, metrics: Mapping[str, float]) -> None:
         run.report.update(step, total, f"fve {metrics.get('fve', 0):.3f}  L0 {metrics.get('l0', 0):.0f}")
 
-    sae = train_sae(store, run.recipe.sae, folder, progress, images=run.train_numbers, validation=run.held_out_numbers)
+    sae = train_sae(
+        store,
+        replace(run.recipe.sae, seed=run.recipe.seed),
+        folder,
+        progress,
+        images=run.train_numbers,
+        validation=run.held_out_numbers,
+    )
     metrics = evaluate_sae(sae, _tokens(store, run.held_out_numbers))
     write_json(folder / "metrics.json", {"expansion": sae.config.d_sae / sae.config.d_in, **metrics})
 
@@ -54,8 +62,9 @@ def align_stage(run: Run) -> None:
     def progress(done: int, total: int, losses: Mapping[str, float]) -> None:
         run.report.update(done, total, f"loss {sum(losses.values()) / len(losses):.3f}")
 
+    config = replace(run.recipe.align, seed=run.recipe.seed)
     found = align(
-        run.model, sae, store, run.world.source("harvest"), concepts, run.world.clip, run.recipe.align,
+        run.model, sae, store, run.world.source("harvest"), concepts, run.world.clip, config,
         without_sae=True, numbers=run.train_numbers, progress=progress,
     )  # fmt: skip
     for (name, basis), alignment in found.items():

@@ -147,9 +147,8 @@ def _choose(run: Run, concept: Concept, method: Steering, validation: Faces) -> 
             return judge(images)[:, column] > 0
 
     choice = choose_alpha(
-        lambda alpha: edited(run, method.at(alpha), validation.noise), flipped, run.world.validity,
-        config.alphas if isinstance(method, LatentSteering) else config.direction_alphas,
-    )  # fmt: skip
+        lambda alpha: edited(run, method.at(alpha), validation.noise), flipped, run.world.validity, config.alphas
+    )
     trials = [{"alpha": t.alpha, "flipped": t.flipped, "valid": t.valid} for t in choice.trials]
     return {"alpha": choice.alpha, "met": choice.met, "trials": trials}
 

@@ -36,6 +36,7 @@ class Steering:
     site: str
     alpha: float = 1.0
     window: Window = field(default_factory=Window)
+    unit: float = 1.0  # what strength 1 means, so that methods can be put on one scale
 
     def active(self, t: int) -> bool:
         """Whether it acts at timestep `t`."""
@@ -45,8 +46,15 @@ class Steering:
         """The same intervention at another strength."""
         return replace(self, alpha=float(alpha))
 
+    def scaled(self, factor: float) -> Self:
+        """The same intervention with a shift `factor` times as large at every strength."""
+        return replace(self, unit=self.unit * factor)
+
     def shift(self, tokens: Tensor) -> Tensor:
         """The shift at strength 1, shaped like `tokens` (B, N, C) or broadcasting to it."""
+        return self.unit * self._shift(tokens)
+
+    def _shift(self, tokens: Tensor) -> Tensor:
         raise NotImplementedError
 
     def __call__(self, tokens: Tensor, step: Step) -> Tensor:
@@ -65,8 +73,7 @@ class LatentSteering(Steering):
     latents: tuple[int, ...] = ()
     directions: Tensor | None = None
 
-    def shift(self, tokens: Tensor) -> Tensor:
-        """(B, N, C)."""
+    def _shift(self, tokens: Tensor) -> Tensor:
         assert self.sae is not None and self.directions is not None
         return self.sae.encode_latents(tokens, list(self.latents)) @ self.directions
 
@@ -77,8 +84,7 @@ class Direction(Steering):
 
     vector: Tensor | None = None
 
-    def shift(self, tokens: Tensor) -> Tensor:
-        """(C,) or (N, C)."""
+    def _shift(self, tokens: Tensor) -> Tensor:
         assert self.vector is not None
         return self.vector
 
@@ -90,8 +96,7 @@ class LinearMap(Steering):
     sae: SAE | None = None  # for its input statistics alone
     matrix: Tensor | None = None
 
-    def shift(self, tokens: Tensor) -> Tensor:
-        """(B, N, C)."""
+    def _shift(self, tokens: Tensor) -> Tensor:
         assert self.sae is not None and self.matrix is not None
         return self.sae.normalise(tokens) @ self.matrix
 
@@ -109,7 +114,10 @@ def casl_steer(
             f"but the SAE has {sae.config.d_sae} latents"
         )
     latents = alignment.top(k, ranking)
-    return LatentSteering(alignment.site, alpha, window or Window(), sae, tuple(latents), alignment.W[latents])
+    window = window or Window()
+    return LatentSteering(
+        alignment.site, alpha, window, sae=sae, latents=tuple(latents), directions=alignment.W[latents]
+    )
 
 
 def steer_together(interventions: list[LatentSteering]) -> list[LatentSteering]:
@@ -117,7 +125,7 @@ def steer_together(interventions: list[LatentSteering]) -> list[LatentSteering]:
     merged: dict[tuple, LatentSteering] = {}
     for one in interventions:
         assert one.directions is not None
-        scaled = replace(one, alpha=1.0, directions=one.alpha * one.directions)
+        scaled = replace(one, alpha=1.0, unit=1.0, directions=one.alpha * one.unit * one.directions)
         key = (id(one.sae), one.site, one.window)
         if key in merged:
             before = merged[key]
