@@ -103,6 +103,22 @@ def report(folder: RunFolder) -> None:
 
 
 @app.command()
+def results(
+    folders: Annotated[list[Path], typer.Argument(help="Runs that differ in their seed alone.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write: OUT.json and OUT.tables.md.")] = Path(
+        "results"
+    ),
+) -> None:
+    """Pool runs of several seeds into one table, with its JSON beside it."""
+    from sparsight.pipeline import Run
+    from sparsight.pipeline.results import write_results
+
+    command = f"sparsight results {' '.join(map(str, folders))} -o {out}"
+    write_results([Run.open(folder) for folder in folders], out, command)
+    typer.echo(f"{out.with_suffix('.json')} {out.with_suffix('.tables.md')}")
+
+
+@app.command()
 def steer(
     folder: RunFolder,
     concept: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,51 +43,105 @@ NAMES = {
 
 def evaluate_stage(run: Run) -> None:
     """Write metrics.json."""
+    write_json(run.folder / "metrics.json", pooled_metrics([run]))
+
+
+def pooled_metrics(runs: Sequence[Run]) -> dict[str, Any]:
+    """metrics.json of one run, or of several that differ in their seed alone, whose images are then pooled.
+
+    Pooled, an interval resamples all images of all seeds; SAE figures are means, a probe's interval spans the seeds'.
+    Raises `SparsightError` if the runs are of different recipes or have not come to the stage steer.
+    """
     from sparsight.pipeline.run import versions
 
+    first = runs[0]
+    _require_alike(runs)
     concepts = {}
-    for done, name in enumerate(_steered(run)):
-        run.report.update(done, len(run.recipe.concepts), name)
-        concepts[name] = _concept(run, name)
+    for done, name in enumerate(_steered(runs)):
+        first.report.update(done, len(first.recipe.concepts), name)
+        concepts[name] = _concept(runs, name)
     metrics = {
-        "schema": 1, "seed": run.recipe.seed, "versions": versions(), "recipe": run.recipe.plain(), "names": NAMES,
-        "sae": read_json(run.folder / "sae" / "metrics.json"), "concepts": concepts,
+        "schema": 1,
+        "seed": first.recipe.seed,
+        "versions": versions(),
+        "recipe": first.recipe.plain(),
+        "names": NAMES,
+        "sae": _mean([read_json(run.folder / "sae" / "metrics.json") for run in runs]),
+        "concepts": concepts,
         "epr_vs_truth": _agreement(concepts),
-    }  # fmt: skip
-    write_json(run.folder / "metrics.json", _finite(metrics))
+    }
+    return _finite(metrics)
 
 
-def _steered(run: Run) -> list[str]:
+def _require_alike(runs: Sequence[Run]) -> None:
+    plain = [{k: v for k, v in run.recipe.plain().items() if k not in ("seed", "name", "threads")} for run in runs]
+    for run, other in zip(runs, plain, strict=True):
+        for key, value in other.items():
+            if value != plain[0][key]:
+                raise SparsightError(f"{run.folder} and {runs[0].folder} differ in {key!r}: only seeds can be pooled")
+
+
+def _steered(runs: Sequence[Run]) -> list[str]:
     from sparsight.concepts import choose
 
-    names = [c.name for c in choose(run.recipe.concepts, run.world.concepts)]
-    for name in names:
-        if not (run.folder / "concepts" / name / "steer.json").exists():
-            raise SparsightError(f"{run.folder} holds no edits of {name!r}: run the stage steer first")
+    names = [c.name for c in choose(runs[0].recipe.concepts, runs[0].world.concepts)]
+    for run in runs:
+        for name in names:
+            if not (run.folder / "concepts" / name / "steer.json").exists():
+                raise SparsightError(f"{run.folder} holds no edits of {name!r}: run the stage steer first")
     return names
 
 
-def _concept(run: Run, name: str) -> dict[str, Any]:
-    folder = run.folder / "concepts" / name
-    steer, sheet = read_json(folder / "steer.json"), read_json(folder / "images" / "sheet.json")
+def _concept(runs: Sequence[Run], name: str) -> dict[str, Any]:
+    run, folders = runs[0], [run.folder / "concepts" / name for run in runs]
+    steer = [read_json(folder / "steer.json") for folder in folders]
+    sheet = read_json(folders[0] / "images" / "sheet.json")
+    tile = (int(sheet["tile"][0]), int(sheet["tile"][1]))
 
     def images(method: str) -> Tensor:
-        return read_sheet(folder / "images" / f"{method}.png", sheet["count"], tuple(sheet["tile"]))
+        return torch.cat([read_sheet(f / "images" / f"{method}.png", sheet["count"], tile) for f in folders])
 
     judged = _Judged(run.world, name, images("original"), images("counterfactual"), run.recipe.seed)
-    methods = {}
-    casl = images("casl")
-    for method, strength in steer["methods"].items():
+    casl, methods = images("casl"), {}
+    for method in steer[0]["methods"]:
         edit = images(method)
-        methods[method] = {**judged.measure(edit), **strength}
+        methods[method] = {**judged.measure(edit), **_mean([one["methods"][method] for one in steer])}
         if method != "casl":
             methods[method]["versus_casl"] = judged.versus(casl, edit)
     return {
-        "alpha": steer["methods"]["casl"]["alpha"], "k": run.recipe.steer.k, "direction": 1,
-        "exclude": list(run.world.related(name)), "latents": steer["latents"], "methods": methods,
-        "choice": steer["choice"], "probe": read_json(folder / "probe.json"),
-        "sweep": _sweep(run, folder, judged, tuple(sheet["tile"])),
-    }  # fmt: skip
+        "alpha": methods["casl"]["alpha"],
+        "k": run.recipe.steer.k,
+        "direction": 1,
+        "exclude": list(run.world.related(name)),
+        "latents": steer[0]["latents"],
+        "methods": methods,
+        "choice": [one["choice"] for one in steer] if len(steer) > 1 else steer[0]["choice"],
+        "probe": _span([read_json(folder / "probe.json") for folder in folders]),
+        "sweep": _sweep(run, folders[0], judged, tile),
+    }
+
+
+def _mean(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean of each number over the seeds; with one seed, the record itself."""
+    return {
+        key: value if len(records) == 1 else float(np.mean([r[key] for r in records]))
+        for key, value in records[0].items()
+    }
+
+
+def _span(probes: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean accuracy over the seeds, with the lowest low and the highest high."""
+    if len(probes) == 1 or any(p["top1"]["value"] is None for p in probes):
+        return probes[0]
+    return {
+        key: {
+            "value": float(np.mean([p[key]["value"] for p in probes])),
+            "low": min(p[key]["low"] for p in probes),
+            "high": max(p[key]["high"] for p in probes),
+            "n": sum(p[key]["n"] for p in probes),
+        }
+        for key in probes[0]
+    }
 
 
 class _Judged:

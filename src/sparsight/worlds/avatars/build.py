@@ -22,15 +22,15 @@ from sparsight.worlds.avatars import denoiser as dn
 from sparsight.worlds.avatars import judges
 from sparsight.worlds.avatars.data import FaceData, render_faces
 from sparsight.worlds.avatars.judge_clip import train_clip
+from sparsight.worlds.avatars.judge_clip_model import begin_as_classifier, build_clip
 from sparsight.worlds.avatars.judge_likeness import one_step, round_trip
 from sparsight.worlds.avatars.judge_models import KINDS
-from sparsight.worlds.avatars.judges_training import Mixture, train_classifier, train_identity
+from sparsight.worlds.avatars.judges_training import STEPS, Mixture, train_classifier, train_identity
 from sparsight.worlds.avatars.world import SPLITS, Validity
 from sparsight.worlds.training import Progress
 
 PARTS = ("autoencoder", "denoiser", *KINDS, "clip", "identity", "validity")
 RENDERS, LIKENESSES = 24_000, 4096
-_STEPS = {"resnet": 1500, "mobilenetv2": 2500, "vgg": 1500, "vit": 2500, "clip": 2500, "identity": 1500}
 
 
 class _Builder:
@@ -75,9 +75,11 @@ class _Builder:
         LDMPipeline(encoder.half(), unet.half(), dn.build_scheduler()).save_pretrained(self.weights / "model")
 
     def judge(self, kind: str, progress: Progress) -> None:
-        steps, work = self.steps(_STEPS[kind]), self.work / kind
+        steps, work = self.steps(STEPS[kind]), self.work / kind
         if kind == "clip":
-            train_clip(self.mixture(), self.weights / "clip", work, steps=steps, progress=progress)
+            images = self.renders().images(slice(0, 64))
+            start = begin_as_classifier(build_clip(), self.weights / "classifiers" / "vit", images)
+            train_clip(self.mixture(), self.weights / "clip", work, steps=steps, start=start, progress=progress)
         elif kind == "identity":
             train_identity(self.mixture(), self.weights / "identity", work, steps=steps, progress=progress)
         else:

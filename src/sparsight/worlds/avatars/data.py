@@ -12,21 +12,11 @@ from torch import Tensor
 
 from sparsight.errors import SparsightError
 from sparsight.files import atomic
+from sparsight.images import to_pixels, to_tensor
 from sparsight.worlds.avatars.faces import Face, attributes, sample_face
 from sparsight.worlds.avatars.render import SIZE, render
 
 IDENTITY_FACTORS = ("skin", "top", "hair", "hat_color", "facial_hair", "beard_color")
-
-
-def to_tensor(pixels: np.ndarray) -> Tensor:
-    """uint8 pixels (N, H, W, 3) as a float tensor (N, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-
-
-def to_pixels(images: Tensor) -> np.ndarray:
-    """The reverse of `to_tensor`: images (N, 3, H, W) in [-1, 1] as uint8 pixels (N, H, W, 3)."""
-    scaled = images.detach().float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    return scaled.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def identity(face: Face) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForImageClassification, AutoTokenizer, CLIPModel
+from transformers.utils import logging
 
 from sparsight.errors import SparsightError
 from sparsight.worlds.avatars.judge_models import KINDS, ConvNet, Logits
@@ -40,6 +41,9 @@ def _file(folder: str | Path, name: str) -> Path:
 
 def _config(folder: str | Path, name: str = "config.json") -> dict[str, Any]:
     return json.loads(_file(folder, name).read_text("utf-8"))
+
+
+logging.disable_progress_bar()  # its bars for loading would cut through a run's own display
 
 
 def _frozen(model: nn.Module) -> Any:
