@@ -24,7 +24,7 @@ check: venv
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 format: venv
 	$(BIN)/ruff format src tests

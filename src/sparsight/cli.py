@@ -253,6 +253,7 @@ def world_check(
     renders: Annotated[int, typer.Option(help="Held-out renders for the judges.")] = 2000,
     inverted: Annotated[int, typer.Option(help="Renders to invert and sample back.")] = 64,
     samples: Annotated[int, typer.Option(help="Samples of the model.")] = 1000,
+    precision: Annotated[str, typer.Option(help="fp32, or bf16 where the processor is faster with it.")] = "fp32",
 ) -> None:
     """Measure a world's models on held-out renders: the figures of docs/worlds.md."""
     import json
@@ -264,7 +265,7 @@ def world_check(
 
     with Live() as live:
         live.start("check")
-        found = check(load_world(name), live, renders, inverted, samples)
+        found = check(load_world(name), live, renders, inverted, samples, precision)
         live.finish("check", 0.0, cached=False)
     if out is not None:
         write_json(out, found)

@@ -20,10 +20,16 @@ from sparsight.worlds.avatars.world import AvatarsWorld
 
 @torch.no_grad()
 def check(
-    world: AvatarsWorld, report: Reporter, renders: int = 2000, inverted: int = 64, samples: int = 1000
+    world: AvatarsWorld,
+    report: Reporter,
+    renders: int = 2000,
+    inverted: int = 64,
+    samples: int = 1000,
+    precision: str = "fp32",
 ) -> dict[str, Any]:
     """Every quality figure of the world: classifiers, CLIP, identity, inversion, samples."""
     model = DiffusionModel.load(world.model)
+    model.precision = precision
     source = world.source("held-out")
     images, labels = source.batch(range(renders)), source.labels(range(renders))
     found: dict[str, Any] = {"n": {"renders": renders, "inverted": inverted, "samples": samples}}
@@ -72,7 +78,7 @@ def _inversion(world: AvatarsWorld, model: DiffusionModel, images: Tensor, steps
     }  # fmt: skip
 
 
-def _samples(world: AvatarsWorld, model: DiffusionModel, count: int, labels: Tensor, steps: int = 50) -> dict[str, Any]:
+def _samples(world: AvatarsWorld, model: DiffusionModel, count: int, labels: Tensor, steps: int = 25) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(count, *model.latent_shape, generator=generator)
     drawn = torch.cat(
