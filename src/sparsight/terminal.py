@@ -71,18 +71,18 @@ def _figure(interval: dict[str, Any] | None, digits: int = 2) -> str:
 
 
 def print_table(folder: Path) -> None:
-    """EPR of every method on every concept, and CASL's own figures, from metrics.json."""
+    """CASL's EPR beside the best control's, and what else a reader asks first, from metrics.json."""
     metrics, console = read_json(folder / "metrics.json"), Console()
-    methods = [m for m in ORDER if any(m in c["methods"] for c in metrics["concepts"].values())]
-    table = Table(title=f"EPR (95 % interval), judge {metrics['names']['classifier']}, seed {metrics['seed']}")
-    for column in ("concept", "alpha", "flips", "gain", *methods):
-        table.add_column(column)
+    table = Table(title=f"EPR, judge {metrics['names']['classifier']}, seed {metrics['seed']}, 95 % intervals")
+    for column in ("concept", "alpha", "flips", "casl", "best control", "its EPR"):
+        table.add_column(column, no_wrap=column == "concept")
     for name, concept in metrics["concepts"].items():
         casl = concept["methods"]["casl"]
-        figures = [_figure(concept["methods"].get(m, {}).get("epr")) for m in methods]
-        table.add_row(
-            name, f"{concept['alpha']:g}", _figure(casl["flip_rate"]), _figure(casl["counterfactual_gain"]), *figures
-        )
+        rivals = {m: f["epr"] for m, f in concept["methods"].items() if m != "casl" and f["epr"]["value"] is not None}
+        best = max(rivals, key=lambda m: rivals[m]["value"])
+        flips = casl["flip_rate"]["value"]
+        share = "-" if flips is None else f"{flips:.0%}"
+        table.add_row(name, f"{concept['alpha']:g}", share, _figure(casl["epr"]), best, _figure(rivals[best]))
     console.print(table)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
 

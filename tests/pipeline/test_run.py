@@ -137,3 +137,23 @@ def test_kill_minus_nine_loses_nothing_that_was_finished(tmp_path):
     run_recipe(load_recipe("demo", SMALL), tmp_path, until="train")
     assert all((tmp_path / "store" / name).stat().st_mtime_ns == stamp for name, stamp in kept.items())
     assert json.loads((tmp_path / "sae/metrics.json").read_text())["n_tokens"] > 0
+
+
+def test_pooled_seeds_have_twice_the_images_and_the_same_values(run, tmp_path):
+    from sparsight.pipeline.results import write_results
+
+    alone = json.loads((run.folder / "metrics.json").read_text())["concepts"]["Eyeglasses"]["methods"]["casl"]
+    pooled = write_results([Run.open(run.folder), Run.open(run.folder)], tmp_path / "table", "a test")
+    casl = pooled["concepts"]["Eyeglasses"]["methods"]["casl"]
+    assert casl["epr"]["n"] == 2 * alone["epr"]["n"]
+    assert casl["epr"]["value"] == pytest.approx(alone["epr"]["value"])
+    assert f"{casl['epr']['value']:.2f}" in (tmp_path / "table.tables.md").read_text()
+    assert json.loads((tmp_path / "table.json").read_text())["command"] == "a test"
+
+
+def test_runs_of_different_recipes_are_not_pooled(run, tmp_path):
+    from sparsight.pipeline.evaluate import pooled_metrics
+
+    other = Run(tmp_path, load_recipe("demo", [*SMALL, "sae.lr=0.5"]))
+    with pytest.raises(SparsightError, match="differ in 'sae'"):
+        pooled_metrics([Run.open(run.folder), other])
