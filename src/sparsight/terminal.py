@@ -39,7 +39,8 @@ class Live:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        if self.console.is_terminal:  # a display that never started would still print an empty line
+            self.progress.stop()
 
     def start(self, stage: str) -> None:
         """Open a line for the stage."""
