@@ -102,7 +102,7 @@ def print_sites(model: str, causal: bool, images: int, steps: int, low: int, onl
         title=f"sites of {model}" + (f": swap test, n = {images}, t >= {low}, {steps} steps, seed 0" if causal else "")
     )
     for column in ("site", "channels", "grid", *(("image that follows", "attributes that follow") if causal else ())):
-        table.add_column(column)
+        table.add_column(column, overflow="fold", no_wrap=column == "site")
     judge = _judge(model) if causal else None
     noise = torch.randn(images, *loaded.latent_shape, generator=torch.Generator().manual_seed(0))
     with Live() as live:

@@ -155,7 +155,12 @@ class Validity:
         """Write `validity.safetensors`."""
         from safetensors.torch import save_file
 
-        tensors = {"bank": self.bank.half(), "scale": self.scale, "cells": self.cells, "limit": torch.tensor(self.limit)}
+        tensors = {
+            "bank": self.bank.half(),
+            "scale": self.scale,
+            "cells": self.cells,
+            "limit": torch.tensor(self.limit),
+        }
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "validity.safetensors")
 
     def __call__(self, images: Tensor) -> Tensor:
