@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-FACES, SIZE, GAP, LABEL = 6, 88, 6, 120
+FACES, SIZE, GAP, LABEL = 6, 88, 6, 168
 ROWS = (("original", "before"), ("casl", "after"), ("counterfactual", "truth"))
 
 
