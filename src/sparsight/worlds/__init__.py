@@ -16,7 +16,7 @@ def load_world(name: str) -> AvatarsWorld:
     """A world by its name, with or without the prefix `worlds/`."""
     short = name.removeprefix("worlds/")
     if short not in WORLDS:
-        raise unknown("world", name, [f"worlds/{world}" for world in WORLDS])
+        raise unknown("world", name, [f"{name[: len(name) - len(short)]}{world}" for world in WORLDS])
     from sparsight.worlds.avatars.world import AvatarsWorld
 
     return AvatarsWorld()
