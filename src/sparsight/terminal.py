@@ -11,16 +11,6 @@ from rich.table import Table
 
 from sparsight.files import read_json
 
-ORDER = (
-    "casl",
-    "no_sae",
-    "mean_difference_map",
-    "mean_difference",
-    "decoder_atom",
-    "random_latent",
-    "random_direction",
-)
-
 
 class Live:
     """A progress display of one line per stage; plain lines where there is no terminal."""

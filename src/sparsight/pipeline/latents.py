@@ -27,11 +27,11 @@ def write_probes(run: Run, store: Store, sae: SAE, concept: Concept) -> None:
     folder = run.folder / "concepts" / concept.name
     alignment = Alignment.load(folder / "alignment")
     latents = alignment.top(max(TOPS), run.recipe.steer.ranking)
-    features, numbers = pooled(store, sae, latents, run.held_out_numbers)
+    maps, numbers = _maps(store, sae, latents, run.held_out_numbers)
     column = run.world.attributes.index(str(concept.attribute))
     labels = run.world.source("harvest").labels(numbers)[:, column]
     try:
-        found = probe_accuracy(features, labels, range(len(latents)), tops=TOPS, seed=run.recipe.seed)
+        found = probe_accuracy(maps.mean(1), labels, range(len(latents)), tops=TOPS, seed=run.recipe.seed)
     except SparsightError:  # too few held-out images of one class for folds
         found = dict.fromkeys(
             [f"top{k}" for k in TOPS] + ["shuffled"], Interval(float("nan"), float("nan"), float("nan"), 0)
@@ -39,19 +39,6 @@ def write_probes(run: Run, store: Store, sae: SAE, concept: Concept) -> None:
     write_json(folder / "probe.json", {name: interval.to_dict() for name, interval in found.items()})
 
 
-@torch.no_grad()
-def pooled(store: Store, sae: SAE, latents: list[int], numbers: list[int]) -> tuple[Tensor, list[int]]:
-    """Each image's mean code over positions and timesteps, (images, latents), and the images' numbers."""
-    sums = {}
-    for start in range(0, len(numbers), 32):  # 32 images at a time bound the memory
-        columns = store.load("tokens", "image", images=numbers[start : start + 32])
-        z = sae.encode_latents(columns["tokens"], latents).mean(1)
-        for number in columns["image"].unique().tolist():
-            sums[number] = z[columns["image"] == number].mean(0)
-    return torch.stack([sums[n] for n in sorted(sums)]), sorted(sums)
-
-
-@torch.no_grad()
 def write_latents(run: Run, store: Store, sae: SAE, concept: Concept) -> None:
     """latents.json and sheets: for the best latents, the images with the highest mean activation, and where it is."""
     folder = run.folder / "concepts" / concept.name
@@ -75,10 +62,11 @@ def _record(activation: Tensor, number: int, grid: tuple[int, int]) -> dict[str,
     return {"image": number, "activation": float(activation.mean()), "map": rounded}
 
 
+@torch.no_grad()
 def _maps(store: Store, sae: SAE, latents: list[int], numbers: list[int]) -> tuple[Tensor, list[int]]:
     """Codes (images, positions, latents) averaged over timesteps, and the images' numbers."""
     maps, order = [], []
-    for start in range(0, len(numbers), 32):
+    for start in range(0, len(numbers), 32):  # 32 images at a time bound the memory
         columns = store.load("tokens", "image", images=numbers[start : start + 32])
         z = sae.encode_latents(columns["tokens"], latents)
         for number in columns["image"].unique().tolist():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -147,4 +147,4 @@ def _check_keys(defaults: Any, values: dict[str, Any], prefix: str) -> None:
             _check_keys(valid[key], value, f"{prefix}{key}.")
 
 
-__all__ = ["DataConfig", "Recipe", "SteerConfig", "asdict", "load_recipe", "recipe_names"]
+__all__ = ["DataConfig", "Recipe", "SteerConfig", "load_recipe", "recipe_names"]

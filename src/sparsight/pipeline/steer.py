@@ -55,9 +55,10 @@ def _one_concept(run: Run, store: Store, sae: SAE, concept: Concept, say: Callab
     say(f"{concept.name}: inverting")
     test = faces(run, concept, "test", config.test)
     validation = faces(run, concept, "validation", config.validation)
-    methods = _methods(run, store, sae, concept)
+    tokens, images = _tokens(run, store)
+    methods = _methods(run, sae, concept, tokens, images)
     _save(folder / "images", {"original": test.original, "counterfactual": _truth(run, concept, test)})
-    strengths, tokens = {}, _tokens(run, store)[0]
+    strengths = {}
     chosen: dict[str, Any] = {}
     for name, method in methods.items():
         if name in ("random_latent", "random_direction"):
@@ -118,13 +119,12 @@ def window(run: Run) -> Window:
     return Window(run.recipe.steer.low, run.recipe.steer.high)
 
 
-def _methods(run: Run, store: Store, sae: SAE, concept: Concept) -> dict[str, Steering]:
+def _methods(run: Run, sae: SAE, concept: Concept, tokens: Tensor, images: Tensor) -> dict[str, Steering]:
     from sparsight.pipeline.stages import open_alignment
 
     config = run.recipe.steer
     alignment, plain = open_alignment(run, concept.name), open_alignment(run, concept.name, "channels")
     casl = casl_steer(sae, alignment, k=config.k, ranking=config.ranking, window=window(run))
-    tokens, images = _tokens(run, store)
     column = run.world.attributes.index(str(concept.attribute))
     labels = run.world.source("harvest").labels(images.tolist())[:, column]
     found = controls(casl, alignment, plain, tokens, labels, seed=run.recipe.seed)

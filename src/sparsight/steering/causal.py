@@ -56,7 +56,7 @@ def swap_test(
     """
     loop, put = loop or Loop(steps=50), _Put(site, window or Window())
     model.site(site)
-    own = donor = swapped = noise
+    own = swapped = noise
     pairs = model.pairs(loop.steps)
     for index, (t, t_next) in enumerate(pairs):
         with model.capture([site]) as tape:
@@ -67,8 +67,7 @@ def swap_test(
         signal, sigma = model.schedule.levels(t_next, own)
         own, swapped = signal * prediction.x0 + sigma * prediction.eps, signal * changed.x0 + sigma * changed.eps
     images = model.decode(own).clamp(-1, 1)
-    donor = images.roll(-1, 0)
-    return Swap(images, donor, model.decode(swapped).clamp(-1, 1))
+    return Swap(images, images.roll(-1, 0), model.decode(swapped).clamp(-1, 1))
 
 
 def attributes_followed(own: Tensor, donor: Tensor, swapped: Tensor) -> float:
