@@ -38,10 +38,12 @@ def _alignment(latents=40, channels=64, basis="latents"):
 
 
 def test_casl_steer_is_equation_11():
-    sae, alignment, tokens = _sae(), _alignment(), torch.randn(2, 16, 64)
+    # fp64, so that the order of the sums cannot matter
+    sae, alignment, tokens = _sae().double(), _alignment(), torch.randn(2, 16, 64, dtype=torch.float64)
+    alignment.W = alignment.W.double()
     steer = casl_steer(sae, alignment, k=3, alpha=5.0)
     order = sorted(range(40), key=lambda i: -alignment.W[i].norm())[:3]
-    a = torch.zeros(40)
+    a = torch.zeros(40, dtype=torch.float64)
     a[order] = 5.0
     expected = tokens + (a * sae.encode(tokens)) @ alignment.W  # W (a * z), over all latents, no bias
     torch.testing.assert_close(steer(tokens, STEP), expected)
@@ -76,8 +78,10 @@ def test_steering_changes_the_image_only_through_its_window(model):
 
 
 def test_several_concepts_merge_into_the_sum_of_their_shifts():
-    sae, tokens = _sae(), torch.randn(2, 16, 64)
-    one, two = casl_steer(sae, _alignment(), k=2, alpha=2.0), casl_steer(sae, _alignment(), k=1, alpha=-1.5)
+    sae, tokens = _sae().double(), torch.randn(2, 16, 64, dtype=torch.float64)
+    alignment = _alignment()
+    alignment.W = alignment.W.double()
+    one, two = casl_steer(sae, alignment, k=2, alpha=2.0), casl_steer(sae, alignment, k=1, alpha=-1.5)
     (both,) = steer_together([one, two])
     expected = tokens + 2.0 * one.shift(tokens) - 1.5 * two.shift(tokens)
     torch.testing.assert_close(both(tokens, STEP), expected)
