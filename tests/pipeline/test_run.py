@@ -10,15 +10,19 @@ import time
 import pytest
 import torch
 
-from sparsight import Run, SparsightError, load_recipe, run_recipe
+from sparsight import Alignment, Run, SparsightError, casl_steer, load_recipe, run_recipe
 from sparsight.images import read_sheet
+from sparsight.metrics import editing_precision
+from sparsight.pipeline.editing import edited, faces, window
+from sparsight.pipeline.openers import open_sae
 from sparsight.pipeline.own import steer_image
 
 SMALL = [
     "concepts=[Eyeglasses]", "data.train=16", "data.held_out=40", "harvest.steps=6", "harvest.batch_size=8",
     "sae.steps=30", "sae.expansion=4", "sae.batch_size=256", "sae.lr_decay=10", "sae.revive_every=0",
     "align.updates=6", "align.batch_size=4", "steer.steps=6", "steer.test=4", "steer.validation=2",
-    "steer.alphas=[64]", "steer.sweep_k=[1, 2]", "steer.sweep_alphas=[16, 64]",
+    "steer.alphas=[64]", "steer.candidates=3", "steer.screen=2",
+    "steer.sweep_k=[1, 2]", "steer.sweep_alphas=[16, 64]",
     "steer.sweep_images=2",
 ]  # fmt: skip
 
@@ -56,6 +60,30 @@ def test_metrics_have_the_documented_core(run):
         assert set(method["classifiers"]) == {"resnet", "mobilenetv2", "vgg", "vit"}
     assert {"top1", "top2", "top4", "top8", "top16", "shuffled"} == set(concept["probe"])
     assert len(concept["sweep"]["epr"]) == 2
+
+
+def test_latents_are_put_in_the_order_of_what_they_do_on_validation_faces(run):
+    steer = json.loads((run.folder / "concepts" / "Eyeglasses" / "steer.json").read_text())
+    alignment = Alignment.load(run.folder / "concepts" / "Eyeglasses" / "alignment")
+    tried = steer["trials"]
+    assert sorted(one["latent"] for one in tried) == sorted(alignment.top(3))
+    merits = [(one["met"], one["epr"] if one["met"] else one["flipped"]) for one in tried]
+    assert merits == sorted(merits, reverse=True)
+    assert steer["latents"] == [tried[0]["latent"]] and steer["order"][:3] == [one["latent"] for one in tried]
+    validation = faces(run, run.world.concepts["Eyeglasses"], "validation", 2)
+    alone = casl_steer(open_sae(run), alignment, latents=steer["latents"], alpha=tried[0]["alpha"], window=window(run))
+    with torch.no_grad():
+        after = run.world.classifiers["resnet"](edited(run, alone, validation.noise))
+        before = run.world.classifiers["resnet"](validation.original)
+    column = run.world.attributes.index("Eyeglasses")
+    report = editing_precision(before, after, column, exclude=["Sunglasses"], names=run.world.attributes)
+    assert report.epr.value == pytest.approx(tried[0]["epr"], rel=1e-4)
+
+
+def test_the_papers_own_choice_stands_beside_as_a_variant(run):
+    concept = json.loads((run.folder / "metrics.json").read_text())["concepts"]["Eyeglasses"]
+    assert set(concept["variants"]) == {"casl_by_norm"} and "casl_by_norm" not in concept["methods"]
+    assert concept["variants"]["casl_by_norm"]["epr"]["n"] == 4
 
 
 def test_every_figure_is_recomputed_from_the_saved_images(run):

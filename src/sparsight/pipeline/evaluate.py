@@ -108,6 +108,7 @@ def _concept(runs: Sequence[Run], name: str) -> dict[str, Any]:
         methods[method] = {**judged.measure(edit), **_mean([one["methods"][method] for one in steer])}
         if method != "casl":
             methods[method]["versus_casl"] = judged.versus(casl, edit)
+    variants = {name: methods.pop(name) for name in list(methods) if name.startswith("casl_")}
     return {
         "alpha": methods["casl"]["alpha"],
         "k": run.recipe.steer.k,
@@ -115,7 +116,9 @@ def _concept(runs: Sequence[Run], name: str) -> dict[str, Any]:
         "exclude": list(run.world.related(name)),
         "latents": steer[0]["latents"],
         "methods": methods,
+        "variants": variants,
         "choice": [one["choice"] for one in steer] if len(steer) > 1 else steer[0]["choice"],
+        "candidates": [one["trials"] for one in steer] if len(steer) > 1 else steer[0]["trials"],
         "probe": _span([read_json(folder / "probe.json") for folder in folders]),
         "sweep": _sweep(run, folders[0], judged, tile),
     }

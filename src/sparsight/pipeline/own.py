@@ -14,6 +14,8 @@ from sparsight.diffusion import Loop, sample
 from sparsight.errors import SparsightError
 from sparsight.files import atomic, read_json
 from sparsight.images import read_image, to_pixels
+from sparsight.pipeline.editing import inverted, window
+from sparsight.pipeline.openers import open_alignment, open_sae
 from sparsight.steering import casl_steer, steer_together
 
 if TYPE_CHECKING:
@@ -29,9 +31,6 @@ def steer_image(
     Raises `SparsightError` for a concept that the run has not aligned, a picture of another size, or as many
     alphas as concepts not being given.
     """
-    from sparsight.pipeline.stages import open_alignment, open_sae
-    from sparsight.pipeline.steer import inverted, window
-
     known = {name: run.world.concepts[name] for name in run.recipe.concepts if name in run.world.concepts}
     chosen = choose(concepts, known)
     if alphas and len(alphas) != len(chosen):
@@ -40,7 +39,7 @@ def steer_image(
     strengths = list(alphas) if alphas else [_chosen(run, c.name) for c in chosen]
     sae, config = open_sae(run), run.recipe.steer
     methods = [
-        casl_steer(sae, open_alignment(run, c.name), k=k or config.k, alpha=a, ranking=config.ranking, window=window(run))
+        casl_steer(sae, open_alignment(run, c.name), alpha=a, window=window(run), latents=_latents(run, c.name, k or config.k))
         for c, a in zip(chosen, strengths, strict=True)
     ]  # fmt: skip
     noise, loop = inverted(run, picture), Loop(steps=config.steps, mode=config.mode)
@@ -54,6 +53,13 @@ def _chosen(run: Run, name: str) -> float:
     if not path.exists():
         raise SparsightError(f"{run.folder} has chosen no strength for {name!r} yet: give --alpha")
     return float(read_json(path)["methods"]["casl"]["alpha"])
+
+
+def _latents(run: Run, name: str, k: int) -> list[int]:
+    """The latents that the run steers, or the alignment's own top k where it has chosen none or fewer."""
+    path = run.folder / "concepts" / name / "steer.json"
+    order = read_json(path)["order"] if path.exists() else []
+    return order[:k] if len(order) >= k else open_alignment(run, name).top(k, run.recipe.steer.ranking)
 
 
 def write_pair(path: Path, before: Tensor, after: Tensor) -> None:

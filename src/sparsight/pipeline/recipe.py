@@ -32,6 +32,9 @@ class SteerConfig:
     Runs of `steps` steps, stepping `mode`, edits in `low` ... `high`, the top `k` latents under `ranking`. `alphas` are
     tried from weak to strong; one alpha is one mean norm of the shift for every method. `sweep_k` x `sweep_alphas`
     is drawn on the first `sweep_images` test images.
+
+    With `candidates` above 0 that many best latents are tried one by one on `screen` validation faces and put in the
+    order of what they do there; 0 keeps the ranking's own order, as the paper does.
     """
 
     steps: int = 50
@@ -41,6 +44,8 @@ class SteerConfig:
     high: int = 999
     k: int = 1
     ranking: str = "l2"
+    candidates: int = 0
+    screen: int = 12
     alphas: tuple[float, ...] = (2, 4, 8, 16, 32, 64, 128)
     validation: int = 16
     test: int = 32

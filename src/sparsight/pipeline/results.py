@@ -14,6 +14,7 @@ from sparsight.pipeline.run import Run
 
 SHOWN = (
     "casl",
+    "casl_by_norm",
     "no_sae",
     "mean_difference_map",
     "mean_difference",
@@ -76,10 +77,10 @@ def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _table(concepts: dict[str, Any], cell: Any, methods: Sequence[str]) -> str:
-    rows = [
-        [name, f"{c['alpha']:.3g}", *(cell(c["methods"][m]) if m in c["methods"] else "-" for m in methods)]
-        for name, c in concepts.items()
-    ]
+    rows = []
+    for name, c in concepts.items():
+        found = {**c["methods"], **c["variants"]}
+        rows.append([name, f"{c['alpha']:.3g}", *(cell(found[m]) if m in found else "-" for m in methods)])
     return _rows(["concept", "alpha", *methods], rows)
 
 

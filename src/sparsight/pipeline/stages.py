@@ -12,14 +12,14 @@ from torch import Tensor
 
 from sparsight.activations import Store
 from sparsight.activations.harvest import harvest
-from sparsight.concepts import Alignment, align, choose
-from sparsight.errors import SparsightError
+from sparsight.concepts import align, choose
 from sparsight.files import write_json
 from sparsight.pipeline.evaluate import evaluate_stage
-from sparsight.pipeline.latents import write_latents, write_probes
+from sparsight.pipeline.latents import write_probes
+from sparsight.pipeline.openers import concept_folder, open_sae, open_store
 from sparsight.pipeline.run import Run
 from sparsight.pipeline.steer import steer_stage
-from sparsight.sae import SAE, evaluate_sae, train_sae
+from sparsight.sae import evaluate_sae, train_sae
 
 
 def harvest_stage(run: Run) -> None:
@@ -55,7 +55,7 @@ def train_stage(run: Run) -> None:
 
 
 def align_stage(run: Run) -> None:
-    """One alignment per concept to `concepts/NAME/`, with its probe and its latents' top images."""
+    """One alignment per concept to `concepts/NAME/`, with its probe."""
     store, sae = open_store(run), open_sae(run)
     concepts = choose(run.recipe.concepts, run.world.concepts)
 
@@ -72,7 +72,6 @@ def align_stage(run: Run) -> None:
         alignment.save(concept_folder(run, name) / ("alignment" if basis == "latents" else "alignment_no_sae"))
     for concept in concepts:
         write_probes(run, store, sae, concept)
-        write_latents(run, store, sae, concept)
 
 
 def report_stage(run: Run) -> None:
@@ -80,31 +79,6 @@ def report_stage(run: Run) -> None:
     from sparsight.report import write_report
 
     write_report(run.folder)
-
-
-def open_store(run: Run) -> Store:
-    """The run's store, checked against its model and site."""
-    store = Store.open(run.folder / "store", verify=False)
-    store.require(model_hash=run.model.fingerprint(), site=run.recipe.harvest.site)
-    return store
-
-
-def open_sae(run: Run) -> SAE:
-    """The run's SAE."""
-    return SAE.from_pretrained(run.folder / "sae")
-
-
-def concept_folder(run: Run, name: str) -> Path:
-    """Where a concept's files are."""
-    return run.folder / "concepts" / name
-
-
-def open_alignment(run: Run, name: str, basis: str = "latents") -> Alignment:
-    """A concept's alignment, on latents or on channels."""
-    folder = concept_folder(run, name) / ("alignment" if basis == "latents" else "alignment_no_sae")
-    if not folder.exists():
-        raise SparsightError(f"{run.folder} holds no alignment of {name!r}: run the stage align first")
-    return Alignment.load(folder)
 
 
 def _tokens(store: Store, numbers: list[int], size: int = 4096) -> Iterator[Tensor]:

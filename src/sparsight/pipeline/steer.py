@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from sparsight.activations import Store
 from sparsight.concepts import Concept, choose
-from sparsight.diffusion import DiffusionModel, Loop, invert, sample
 from sparsight.files import digest, read_json, write_json
 from sparsight.images import COLUMNS, write_sheet
+from sparsight.pipeline.editing import Faces, edited, faces, window
+from sparsight.pipeline.latents import SHOWN, write_latents
+from sparsight.pipeline.openers import open_alignment, open_sae, open_store
+from sparsight.pipeline.selection import choose_strength, ordered
 from sparsight.sae import SAE
-from sparsight.steering import LatentSteering, Steering, Window, casl_steer, choose_alpha, controls, mean_shift
+from sparsight.steering import LatentSteering, Steering, casl_steer, controls, mean_shift
 
 if TYPE_CHECKING:
     from sparsight.pipeline.run import Run
@@ -26,19 +27,8 @@ SLIDER = 8
 TOKEN_IMAGES = 96  # images whose tokens calibrate the controls
 
 
-@dataclass(frozen=True)
-class Faces:
-    """Test or validation faces of one concept: their numbers, the noise they invert to, and what it returns unedited."""
-
-    numbers: list[int]
-    noise: Tensor
-    original: Tensor
-
-
 def steer_stage(run: Run) -> None:
     """Every concept of the recipe; one that was finished for the same inputs is not done again."""
-    from sparsight.pipeline.stages import open_sae, open_store
-
     store, sae = open_store(run), open_sae(run)
     concepts = choose(run.recipe.concepts, run.world.concepts)
     for done, concept in enumerate(concepts):
@@ -56,7 +46,10 @@ def _one_concept(run: Run, store: Store, sae: SAE, concept: Concept, say: Callab
     test = faces(run, concept, "test", config.test)
     validation = faces(run, concept, "validation", config.validation)
     tokens, images = _tokens(run, store)
-    methods = _methods(run, sae, concept, tokens, images)
+    say(f"{concept.name}: choosing latents")
+    order, trials = ordered(run, sae, open_alignment(run, concept.name), str(concept.attribute),
+                            validation.first(config.screen), max(SHOWN, config.k, *config.sweep_k))  # fmt: skip
+    methods = _methods(run, sae, concept, order, tokens, images)
     _save(folder / "images", {"original": test.original, "counterfactual": _truth(run, concept, test)})
     strengths = {}
     chosen: dict[str, Any] = {}
@@ -65,7 +58,7 @@ def _one_concept(run: Run, store: Store, sae: SAE, concept: Concept, say: Callab
             alpha = chosen["casl"]["alpha"]  # equal norm: the same strength as what they control for
         else:
             say(f"{concept.name}: strength of {name}")
-            chosen[name] = _choose(run, concept, method, validation)
+            chosen[name] = _choice(run, concept, method, validation)
             alpha = chosen[name]["alpha"]
         say(f"{concept.name}: {name}, alpha {alpha:g}")
         _save(folder / "images", {name: edited(run, method.at(alpha), test.noise)})
@@ -74,7 +67,8 @@ def _one_concept(run: Run, store: Store, sae: SAE, concept: Concept, say: Callab
             "strength": alpha * mean_shift(method, tokens) / float(tokens.norm(dim=-1).mean()),
         }
     say(f"{concept.name}: sweep")
-    sweep(run, sae, concept, test, folder)
+    sweep(run, sae, concept, order, test, folder)
+    write_latents(run, store, sae, concept, order[:SHOWN])
     casl = methods["casl"]
     assert isinstance(casl, LatentSteering)
     _slider(run, casl, chosen["casl"]["alpha"], test, folder / "slider")
@@ -82,52 +76,26 @@ def _one_concept(run: Run, store: Store, sae: SAE, concept: Concept, say: Callab
         "key": key,
         "numbers": test.numbers,
         "latents": list(casl.latents),
+        "order": order,
         "methods": strengths,
         "choice": chosen,
+        "trials": trials,
     }
     write_json(folder / "steer.json", record)
 
 
-def faces(run: Run, concept: Concept, split: str, count: int) -> Faces:
-    """Faces that lack the concept, inverted, and their unedited reconstruction (EPR's x, casl.md 8.2 row 16)."""
-    numbers = run.world.eligible(split, str(concept.attribute), count)
-    images = run.world.source(split).batch(numbers)
-    noise = inverted(run, images)
-    return Faces(numbers, noise, edited(run, None, noise))
-
-
-@torch.no_grad()
-def inverted(run: Run, images: Tensor) -> Tensor:
-    """The noise that the run's sampler turns back into these images."""
-    config = run.recipe.steer
-    return invert(run.model, run.model.encode(images), Loop(steps=config.steps, refine=config.refine))
-
-
-@torch.no_grad()
-def edited(run: Run, intervention: Steering | None, noise: Tensor) -> Tensor:
-    """Images (n, 3, H, W) sampled from `noise` under an intervention; None gives the reconstruction."""
-    return _sampled(run.model, Loop(steps=run.recipe.steer.steps, mode=run.recipe.steer.mode), intervention, noise)
-
-
-def _sampled(model: DiffusionModel, loop: Loop, intervention: Steering | None, noise: Tensor) -> Tensor:
-    acting = [] if intervention is None else [intervention]
-    return model.decode(sample(model, noise, loop, interventions=acting)).clamp(-1, 1)
-
-
-def window(run: Run) -> Window:
-    """The recipe's window."""
-    return Window(run.recipe.steer.low, run.recipe.steer.high)
-
-
-def _methods(run: Run, sae: SAE, concept: Concept, tokens: Tensor, images: Tensor) -> dict[str, Steering]:
-    from sparsight.pipeline.stages import open_alignment
-
+def _methods(
+    run: Run, sae: SAE, concept: Concept, order: list[int], tokens: Tensor, images: Tensor
+) -> dict[str, Steering]:
     config = run.recipe.steer
     alignment, plain = open_alignment(run, concept.name), open_alignment(run, concept.name, "channels")
-    casl = casl_steer(sae, alignment, k=config.k, ranking=config.ranking, window=window(run))
+    casl = casl_steer(sae, alignment, latents=order[: config.k], window=window(run))
     column = run.world.attributes.index(str(concept.attribute))
     labels = run.world.source("harvest").labels(images.tolist())[:, column]
     found = controls(casl, alignment, plain, tokens, labels, seed=run.recipe.seed)
+    if config.candidates:  # what the paper's own rule would have taken
+        by_norm = casl_steer(sae, alignment, k=config.k, ranking=config.ranking, window=window(run))
+        found["casl_by_norm"] = by_norm.scaled(mean_shift(casl, tokens) / mean_shift(by_norm, tokens))
     return {"casl": casl, **found}
 
 
@@ -137,30 +105,18 @@ def _tokens(run: Run, store: Store) -> tuple[Tensor, Tensor]:
     return columns["tokens"], columns["image"]
 
 
-def _choose(run: Run, concept: Concept, method: Steering, validation: Faces) -> dict[str, Any]:
-    config = run.recipe.steer
-    column = run.world.attributes.index(str(concept.attribute))
-    judge = run.world.classifiers["resnet"]
-
-    def flipped(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            return judge(images)[:, column] > 0
-
-    choice = choose_alpha(
-        lambda alpha: edited(run, method.at(alpha), validation.noise), flipped, run.world.validity, config.alphas
-    )
+def _choice(run: Run, concept: Concept, method: Steering, validation: Faces) -> dict[str, Any]:
+    choice, _ = choose_strength(run, method, str(concept.attribute), validation)
     trials = [{"alpha": t.alpha, "flipped": t.flipped, "valid": t.valid} for t in choice.trials]
     return {"alpha": choice.alpha, "met": choice.met, "trials": trials}
 
 
-def sweep(run: Run, sae: SAE, concept: Concept, test: Faces, folder: Path) -> None:
+def sweep(run: Run, sae: SAE, concept: Concept, order: list[int], test: Faces, folder: Path) -> None:
     """Sheets of k x alpha on the first test faces, `sweep/k001_a000.png` and on."""
-    from sparsight.pipeline.stages import open_alignment
-
     config, alignment = run.recipe.steer, open_alignment(run, concept.name)
     count = min(config.sweep_images, len(test.numbers))
     for k in config.sweep_k:
-        method = casl_steer(sae, alignment, k=k, ranking=config.ranking, window=window(run))
+        method = casl_steer(sae, alignment, latents=order[:k], window=window(run))
         for place, alpha in enumerate(config.sweep_alphas):
             path = folder / "sweep" / f"k{k:03d}_a{place:03d}.png"
             write_sheet(path, edited(run, method.at(alpha), test.noise[:count]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -102,21 +103,22 @@ class LinearMap(Steering):
 
 
 def casl_steer(
-    sae: SAE, alignment: Alignment, *, k: int = 1, alpha: float = 1.0, ranking: str = "l2", window: Window | None = None
-) -> LatentSteering:
+    sae: SAE, alignment: Alignment, *, k: int = 1, alpha: float = 1.0, ranking: str = "l2", window: Window | None = None,
+    latents: Sequence[int] | None = None,
+) -> LatentSteering:  # fmt: skip
     """CASL-Steer: shift = alpha * sum over the top-k latents of W_i z_i, without the bias (eq. 9-11).
 
-    Raises `SparsightError` if the alignment was not learned on latents of an SAE of this size.
+    `latents`, where given, are steered in place of the alignment's own top k. Raises `SparsightError` if the
+    alignment was not learned on latents of an SAE of this size.
     """
     if alignment.basis != "latents" or len(alignment.W) != sae.config.d_sae:
         raise SparsightError(
             f"the alignment of {alignment.concept.name!r} has {len(alignment.W)} {alignment.basis}, "
             f"but the SAE has {sae.config.d_sae} latents"
         )
-    latents = alignment.top(k, ranking)
-    window = window or Window()
+    chosen = alignment.top(k, ranking) if latents is None else list(latents)
     return LatentSteering(
-        alignment.site, alpha, window, sae=sae, latents=tuple(latents), directions=alignment.W[latents]
+        alignment.site, alpha, window or Window(), sae=sae, latents=tuple(chosen), directions=alignment.W[chosen]
     )
 
 
