@@ -3,7 +3,7 @@ import torch
 
 from sparsight import DiffusionModel, SparsightError
 from sparsight.activations.harvest import HarvestConfig, harvest
-from sparsight.concepts import AlignConfig, Concept, align, choose
+from sparsight.concepts import AlignConfig, Alignment, Concept, align, choose, refit
 from sparsight.sae import SAE, SAEConfig
 from tiny import tiny_pipeline
 
@@ -120,3 +120,54 @@ def test_concepts_are_chosen_by_name():
     assert [c.name for c in choose(["wearing hat", "SMILING"], known)] == ["Wearing_Hat", "Smiling"]
     with pytest.raises(SparsightError, match="did you mean 'Smiling'"):
         choose(["smilling"], known)
+
+
+def _drawn():
+    columns = torch.randn(32, 64, generator=torch.Generator().manual_seed(3))
+    return Alignment(Concept("bright", "a", "b"), "mid_block", columns, torch.zeros(64), torch.ones(32))
+
+
+def test_refitting_takes_adams_first_step_down_the_loss_of_the_kept_latents_alone(world):
+    """One image and one timestep, so that the batch is known; the loss is written out again here."""
+    model, store, sae = world
+    alignment, kept = _drawn(), [1, 4]
+    config = AlignConfig(batch_size=1, clip_reference="prediction", lambda_clip=3.0, lambda_recon=1.0)
+    one_t = min(store.spec.timesteps)
+    store = harvest(model, Pictures(), store.folder.parent / "one", HarvestConfig(steps=10, low=one_t, high=one_t, dtype="fp32"),
+                    numbers=[2])  # fmt: skip
+    found = refit(model, sae, store, Pictures(), alignment, kept, BrightClip(), config, updates=1)
+
+    loaded = store.load("x_t", "tokens")
+    x_t, tokens, clip = loaded["x_t"], loaded["tokens"], BrightClip()
+    z = sae.encode(tokens)[..., kept]
+    start = alignment.W[kept]
+    start = start * (0.02 * tokens.norm(dim=-1).mean() / (z @ start).norm(dim=-1).mean())
+    columns = start.clone().requires_grad_()
+
+    class Edit:
+        site = "mid_block"
+
+        def __call__(self, given, step):
+            return given + z @ columns
+
+    with torch.no_grad():
+        plain = model.decode(model.predict(x_t, one_t).x0)
+    with model.edit([Edit()]):
+        image = model.decode(model.predict(x_t, one_t).x0)
+    text = torch.tensor([0.8 - 1.0, 0.6])
+    moved = clip.image(image) - clip.image(plain)
+    (3 * (1 - torch.cosine_similarity(moved, text[None])).mean() + (image - plain).abs().mean()).backward()
+    step = start - 0.1 * start.square().mean().sqrt() * columns.grad.sign()
+    clear = columns.grad.abs() > 0.1 * columns.grad.abs().max()  # the sign of a gradient near 0 is rounding
+    assert clear.float().mean() > 0.5
+    expected = step * alignment.W[kept].norm() / step.norm()
+    torch.testing.assert_close(found[clear], expected[clear], rtol=5e-3, atol=5e-3)
+
+
+def test_refitting_latents_that_never_fire_leaves_their_columns(world):
+    model, store, sae = world
+    with torch.no_grad():
+        sae.b_enc[5] = -1e6
+    alignment = _drawn()
+    found = refit(model, sae, store, Pictures(), alignment, [5], BrightClip(), AlignConfig(batch_size=3), updates=3)
+    torch.testing.assert_close(found, alignment.W[[5]])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from sparsight.concepts import choose
@@ -15,8 +17,9 @@ from sparsight.errors import SparsightError
 from sparsight.files import atomic, read_json
 from sparsight.images import read_image, to_pixels
 from sparsight.pipeline.editing import inverted, window
-from sparsight.pipeline.openers import open_alignment, open_sae
-from sparsight.steering import casl_steer, steer_together
+from sparsight.pipeline.openers import concept_folder, open_alignment, open_sae
+from sparsight.sae import SAE
+from sparsight.steering import LatentSteering, casl_steer, steer_together
 
 if TYPE_CHECKING:
     from sparsight.pipeline.run import Run
@@ -38,10 +41,7 @@ def steer_image(
     picture = read_image(path, run.model.image_size)
     strengths = list(alphas) if alphas else [_chosen(run, c.name) for c in chosen]
     sae, config = open_sae(run), run.recipe.steer
-    methods = [
-        casl_steer(sae, open_alignment(run, c.name), alpha=a, window=window(run), latents=_latents(run, c.name, k or config.k))
-        for c, a in zip(chosen, strengths, strict=True)
-    ]  # fmt: skip
+    methods = [_method(run, sae, c.name, k or config.k).at(a) for c, a in zip(chosen, strengths, strict=True)]
     noise, loop = inverted(run, picture), Loop(steps=config.steps, mode=config.mode)
     before = run.model.decode(sample(run.model, noise, loop))
     after = run.model.decode(sample(run.model, noise, loop, interventions=steer_together(methods)))
@@ -55,11 +55,18 @@ def _chosen(run: Run, name: str) -> float:
     return float(read_json(path)["methods"]["casl"]["alpha"])
 
 
-def _latents(run: Run, name: str, k: int) -> list[int]:
-    """The latents that the run steers, or the alignment's own top k where it has chosen none or fewer."""
-    path = run.folder / "concepts" / name / "steer.json"
-    order = read_json(path)["order"] if path.exists() else []
-    return order[:k] if len(order) >= k else open_alignment(run, name).top(k, run.recipe.steer.ranking)
+def _method(run: Run, sae: SAE, name: str, k: int) -> LatentSteering:
+    """CASL-Steer as the run chose it; for another k, or before it has chosen, the alignment's own columns."""
+    folder, alignment = concept_folder(run, name), open_alignment(run, name)
+    order = read_json(folder / "steer.json")["order"] if (folder / "steer.json").exists() else []
+    if len(order) < k:
+        return casl_steer(sae, alignment, k=k, ranking=run.recipe.steer.ranking, window=window(run))
+    casl = casl_steer(sae, alignment, latents=order[:k], window=window(run))
+    return (
+        replace(casl, directions=load_file(folder / "steer.safetensors")["directions"])
+        if k == run.recipe.steer.k
+        else casl
+    )
 
 
 def write_pair(path: Path, before: Tensor, after: Tensor) -> None:

@@ -34,7 +34,8 @@ class SteerConfig:
     is drawn on the first `sweep_images` test images.
 
     With `candidates` above 0 that many best latents are tried one by one on `screen` validation faces and put in the
-    order of what they do there; 0 keeps the ranking's own order, as the paper does.
+    order of what they do there; 0 keeps the ranking's own order, as the paper does. With `refit` above 0 the columns of
+    the latents that are steered are learned again, alone, in that many updates; 0 keeps the alignment's, as the paper.
     """
 
     steps: int = 50
@@ -46,6 +47,7 @@ class SteerConfig:
     ranking: str = "l2"
     candidates: int = 0
     screen: int = 12
+    refit: int = 0
     alphas: tuple[float, ...] = (2, 4, 8, 16, 32, 64, 128)
     validation: int = 16
     test: int = 32

@@ -1,35 +1,39 @@
 """Which latents to steer: the best by the alignment's ranking, put in the order of what each does on validation faces.
 
 The norm of a latent's column of W says how much the loss pulled on it, not how many faces it changes. So the best few
-are tried one at a time, each by the rule that also chooses strengths, and never on a test face.
+are tried one at a time, each by the rule that also chooses strengths; the best of them are refitted and tried again.
+No test face is seen here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from sparsight.concepts import Alignment
+from sparsight.activations import Store
+from sparsight.concepts import Alignment, refit
 from sparsight.metrics import editing_precision
 from sparsight.pipeline.editing import Faces, edited, window
 from sparsight.sae import SAE
-from sparsight.steering import Choice, Steering, casl_steer, choose_alpha
+from sparsight.steering import Choice, LatentSteering, Steering, casl_steer, choose_alpha
 
 if TYPE_CHECKING:
     from sparsight.pipeline.run import Run
 
 CLASSIFIER = "resnet"
+REFITTED = 3  # how many of the best are refitted and tried again
 
 
 @dataclass(frozen=True)
 class Tried:
-    """What one latent alone did on the validation faces, at the strength that the rule chose for it."""
+    """What latents did on the validation faces, at the strength that the rule chose for them."""
 
-    latent: int
+    latents: list[int]
+    refitted: bool
     alpha: float
     met: bool
     flipped: float
@@ -37,26 +41,53 @@ class Tried:
 
     @property
     def merit(self) -> tuple[bool, float, float]:
-        """Latents that meet the rule come first, by EPR; then the others, by faces flipped."""
+        """Those that meet the rule come first, by EPR; then the others, by faces flipped."""
         return (True, self.epr, 0.0) if self.met else (False, self.flipped, self.epr)
 
 
-def ordered(
-    run: Run, sae: SAE, alignment: Alignment, attribute: str, faces: Faces, count: int
-) -> tuple[list[int], list[dict[str, Any]]]:
-    """The first `count` latents to steer, best first, and the record of the trials that ordered them."""
+@dataclass(frozen=True)
+class Selection:
+    """CASL-Steer as it was chosen, all latents in the order of their trials, and the record of the trials."""
+
+    casl: LatentSteering
+    order: list[int]
+    trials: list[dict[str, Any]]
+
+
+def select(run: Run, sae: SAE, store: Store, alignment: Alignment, attribute: str, faces: Faces) -> Selection:
+    """Try the recipe's candidates one by one, refit the best, and keep what does best on the validation faces."""
     config = run.recipe.steer
-    ranked = alignment.top(max(count, config.candidates), config.ranking)
-    tried = [
-        _try(run, casl_steer(sae, alignment, latents=[latent], window=window(run)), latent, attribute, faces)
-        for latent in ranked[: config.candidates]
+    ranked = alignment.top(max(config.candidates, config.k, *config.sweep_k, 4), config.ranking)
+    trials = [
+        _try(run, _steered(run, sae, alignment, [latent]), attribute, faces) for latent in ranked[: config.candidates]
     ]
-    tried.sort(key=lambda one: one.merit, reverse=True)
-    best = [one.latent for one in tried] + ranked[config.candidates :]
-    return best[:count], [asdict(one) for one in tried]
+    trials.sort(key=lambda one: one.merit, reverse=True)
+    order = [one.latents[0] for one in trials] + ranked[config.candidates :]
+    casl = _steered(run, sae, alignment, order[: config.k])
+    if config.refit:
+        groups = [order[i : i + 1] for i in range(REFITTED)] if config.k == 1 else [order[: config.k]]
+        rivals = [refitted(run, sae, store, alignment, group) for group in groups]
+        retried = [_try(run, rival, attribute, faces, refit=True) for rival in rivals]
+        casl = rivals[max(range(len(rivals)), key=lambda i: retried[i].merit)]
+        order = [*casl.latents, *(latent for latent in order if latent not in casl.latents)]
+        trials = retried + trials
+    return Selection(casl, order, [asdict(one) for one in trials])
 
 
-def _try(run: Run, method: Steering, latent: int, attribute: str, faces: Faces) -> Tried:
+def refitted(run: Run, sae: SAE, store: Store, alignment: Alignment, latents: Sequence[int]) -> LatentSteering:
+    """CASL-Steer on these latents with their columns learned again, alone."""
+    columns = refit(
+        run.model, sae, store, run.world.source("harvest"), alignment, latents, run.world.clip,
+        replace(run.recipe.align, seed=run.recipe.seed), updates=run.recipe.steer.refit, numbers=run.train_numbers,
+    )  # fmt: skip
+    return replace(_steered(run, sae, alignment, latents), directions=columns)
+
+
+def _steered(run: Run, sae: SAE, alignment: Alignment, latents: Sequence[int]) -> LatentSteering:
+    return casl_steer(sae, alignment, latents=latents, window=window(run))
+
+
+def _try(run: Run, method: LatentSteering, attribute: str, faces: Faces, refit: bool = False) -> Tried:
     choice, images = choose_strength(run, method, attribute, faces)
     judge = run.world.classifiers[CLASSIFIER]
     with torch.no_grad():
@@ -65,7 +96,7 @@ def _try(run: Run, method: Steering, latent: int, attribute: str, faces: Faces) 
         before, after, run.world.attributes.index(attribute), exclude=run.world.related(attribute),
         names=run.world.attributes, n_resamples=1,
     )  # fmt: skip
-    return Tried(latent, choice.alpha, choice.met, report.flip_rate.value, report.epr.value)
+    return Tried(list(method.latents), refit, choice.alpha, choice.met, report.flip_rate.value, report.epr.value)
 
 
 def choose_strength(run: Run, method: Steering, attribute: str, faces: Faces) -> tuple[Choice, dict[float, Tensor]]:

@@ -7,18 +7,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsight.activations import Store
 from sparsight.concepts import Concept, choose
-from sparsight.files import digest, read_json, write_json
+from sparsight.files import atomic, digest, read_json, write_json
 from sparsight.images import COLUMNS, write_sheet
 from sparsight.pipeline.editing import Faces, edited, faces, window
 from sparsight.pipeline.latents import SHOWN, write_latents
 from sparsight.pipeline.openers import open_alignment, open_sae, open_store
-from sparsight.pipeline.selection import choose_strength, ordered
+from sparsight.pipeline.selection import choose_strength, refitted, select
 from sparsight.sae import SAE
-from sparsight.steering import LatentSteering, Steering, casl_steer, controls, mean_shift
+from sparsight.steering import LatentSteering, Steering, casl_steer, controls, mean_shift, to_size
 
 if TYPE_CHECKING:
     from sparsight.pipeline.run import Run
@@ -47,9 +49,9 @@ def _one_concept(run: Run, store: Store, sae: SAE, concept: Concept, say: Callab
     validation = faces(run, concept, "validation", config.validation)
     tokens, images = _tokens(run, store)
     say(f"{concept.name}: choosing latents")
-    order, trials = ordered(run, sae, open_alignment(run, concept.name), str(concept.attribute),
-                            validation.first(config.screen), max(SHOWN, config.k, *config.sweep_k))  # fmt: skip
-    methods = _methods(run, sae, concept, order, tokens, images)
+    alignment, attribute = open_alignment(run, concept.name), str(concept.attribute)
+    selection = select(run, sae, store, alignment, attribute, validation.first(config.screen))
+    methods = _methods(run, store, selection.casl, concept, tokens, images)
     _save(folder / "images", {"original": test.original, "counterfactual": _truth(run, concept, test)})
     strengths = {}
     chosen: dict[str, Any] = {}
@@ -67,8 +69,8 @@ def _one_concept(run: Run, store: Store, sae: SAE, concept: Concept, say: Callab
             "strength": alpha * mean_shift(method, tokens) / float(tokens.norm(dim=-1).mean()),
         }
     say(f"{concept.name}: sweep")
-    sweep(run, sae, concept, order, test, folder)
-    write_latents(run, store, sae, concept, order[:SHOWN])
+    sweep(run, sae, concept, selection.order, test, folder)
+    write_latents(run, store, sae, concept, selection.order[:SHOWN])
     casl = methods["casl"]
     assert isinstance(casl, LatentSteering)
     _slider(run, casl, chosen["casl"]["alpha"], test, folder / "slider")
@@ -76,26 +78,32 @@ def _one_concept(run: Run, store: Store, sae: SAE, concept: Concept, say: Callab
         "key": key,
         "numbers": test.numbers,
         "latents": list(casl.latents),
-        "order": order,
+        "order": selection.order,
         "methods": strengths,
         "choice": chosen,
-        "trials": trials,
+        "trials": selection.trials,
     }
+    _save_columns(folder, casl)
     write_json(folder / "steer.json", record)
 
 
 def _methods(
-    run: Run, sae: SAE, concept: Concept, order: list[int], tokens: Tensor, images: Tensor
+    run: Run, store: Store, casl: LatentSteering, concept: Concept, tokens: Tensor, images: Tensor
 ) -> dict[str, Steering]:
-    config = run.recipe.steer
+    config, sae = run.recipe.steer, casl.sae
+    assert sae is not None
     alignment, plain = open_alignment(run, concept.name), open_alignment(run, concept.name, "channels")
-    casl = casl_steer(sae, alignment, latents=order[: config.k], window=window(run))
     column = run.world.attributes.index(str(concept.attribute))
     labels = run.world.source("harvest").labels(images.tolist())[:, column]
     found = controls(casl, alignment, plain, tokens, labels, seed=run.recipe.seed)
-    if config.candidates:  # what the paper's own rule would have taken
+    shift = mean_shift(casl, tokens)
+    if config.refit:  # a control that had less training would prove nothing
+        drawn = found["random_latent"]
+        assert isinstance(drawn, LatentSteering)
+        found["random_latent"] = to_size(refitted(run, sae, store, alignment, drawn.latents), tokens, shift)
+    if config.candidates or config.refit:  # what the paper's own rule would have taken
         by_norm = casl_steer(sae, alignment, k=config.k, ranking=config.ranking, window=window(run))
-        found["casl_by_norm"] = by_norm.scaled(mean_shift(casl, tokens) / mean_shift(by_norm, tokens))
+        found["casl_by_norm"] = to_size(by_norm, tokens, shift)
     return {"casl": casl, **found}
 
 
@@ -129,6 +137,12 @@ def _slider(run: Run, casl: LatentSteering, chosen: float, test: Faces, folder: 
         images = edited(run, casl.at(alpha), test.noise[:count]) if alpha else test.original[:count]
         write_sheet(folder / f"{place:03d}.png", images)
     write_json(folder.parent / "slider.json", {"alphas": alphas, "chosen": float(chosen), "count": count})
+
+
+def _save_columns(folder: Path, casl: LatentSteering) -> None:
+    assert casl.directions is not None
+    with atomic(folder / "steer.safetensors") as temporary:
+        save_file({"latents": torch.tensor(casl.latents), "directions": casl.directions.contiguous()}, temporary)
 
 
 def _truth(run: Run, concept: Concept, test: Faces) -> Tensor:

@@ -52,10 +52,10 @@ def controls(
     if plain is not None:
         found["no_sae"] = LinearMap(casl.site, 1.0, casl.window, sae=casl.sae, matrix=plain.W)
     wanted = mean_shift(casl, tokens)
-    return {name: _to_size(control, tokens, wanted) for name, control in found.items()}
+    return {name: to_size(control, tokens, wanted) for name, control in found.items()}
 
 
-def _to_size(control: Steering, tokens: Tensor, wanted: float) -> Steering:
+def to_size(control: Steering, tokens: Tensor, wanted: float) -> Steering:
     """The control with a mean shift of `wanted`; one that shifts nothing on these tokens stays as it is."""
     size = mean_shift(control, tokens)
     return control.scaled(wanted / size) if size > 0 else control

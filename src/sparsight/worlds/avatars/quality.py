@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sparsight.diffusion import DiffusionModel, Loop, invert, sample
 from sparsight.metrics import attribute_agreement, psnr
 from sparsight.pipeline.run import Reporter
+from sparsight.steering.causal import class_differences, mean_difference_test
 from sparsight.worlds.avatars.captions import ZERO_SHOT
 from sparsight.worlds.avatars.faces import ATTRIBUTES
 from sparsight.worlds.avatars.world import AvatarsWorld
@@ -27,21 +28,23 @@ def check(
     samples: int = 1000,
     precision: str = "fp32",
 ) -> dict[str, Any]:
-    """Every quality figure of the world: classifiers, CLIP, identity, inversion, samples."""
+    """Every quality figure of the world: classifiers, CLIP, inversion, samples, edits by class means."""
     model = DiffusionModel.load(world.model)
     model.precision = precision
     source = world.source("held-out")
     images, labels = source.batch(range(renders)), source.labels(range(renders))
     found: dict[str, Any] = {"n": {"renders": renders, "inverted": inverted, "samples": samples}}
-    parts = 4 + len(world.classifiers)
+    parts = 5 + len(world.classifiers)
     for done, (name, judge) in enumerate(world.classifiers.items()):
         report.update(done, parts, name)
         found[name] = _accuracy(_run(judge, images) > 0, labels)
     found["clip"] = _accuracy(zero_shot(world, images), labels)
-    report.update(parts - 3, parts, "inversion")
+    report.update(parts - 4, parts, "inversion")
     found["inversion"] = _inversion(world, model, images[:inverted])
-    report.update(parts - 2, parts, "samples")
+    report.update(parts - 3, parts, "samples")
     found["samples"] = _samples(world, model, samples, labels)
+    report.update(parts - 2, parts, "mean differences")
+    found["mean_difference"] = _mean_differences(world, model, images[:256], labels[:256])
     report.update(parts, parts, "done")
     return found
 
@@ -90,4 +93,22 @@ def _samples(world: AvatarsWorld, model: DiffusionModel, count: int, labels: Ten
     return {
         "steps": steps, "valid": float(world.validity(drawn).double().mean()), "mean_gap": float(gaps.mean()),
         "worst_gap": float(gaps[worst]), "worst_attribute": ATTRIBUTES[worst],
+    }  # fmt: skip
+
+
+def _mean_differences(
+    world: AvatarsWorld, model: DiffusionModel, images: Tensor, labels: Tensor, steps: int = 25, count: int = 16
+) -> dict[str, Any]:
+    """Share of `count` samples that take on each attribute when 1, 2 or 3 x the class difference is added at mid_block."""
+    factors, judge = (1.0, 2.0, 3.0), world.classifiers["resnet"]
+    differences = class_differences(model, "mid_block", images, labels, steps)
+    noise = torch.randn(4 * count, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    flipped = mean_difference_test(
+        model, "mid_block", noise, differences, judge, factors, Loop(steps=steps, mode="plain"), count
+    )
+    best = flipped.amax(1)
+    return {
+        "site": "mid_block", "steps": steps, "n": count, "factors": list(factors),
+        "flipped": {name: [float(v) for v in row] for name, row in zip(ATTRIBUTES, flipped, strict=True)},
+        "attributes_at_half": int((best >= 0.5).sum()), "attributes": len(ATTRIBUTES),
     }  # fmt: skip
