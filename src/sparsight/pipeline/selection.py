@@ -57,21 +57,21 @@ class Selection:
 def select(run: Run, sae: SAE, store: Store, alignment: Alignment, attribute: str, faces: Faces) -> Selection:
     """Try the recipe's candidates one by one, refit the best, and keep what does best on the validation faces."""
     config = run.recipe.steer
-    ranked = alignment.top(max(config.candidates, config.k, *config.sweep_k, 4), config.ranking)
-    trials = [
+    ranked = alignment.top(max(config.candidates, config.k, *config.sweep_k, REFITTED), config.ranking)
+    alone = [
         _try(run, _steered(run, sae, alignment, [latent]), attribute, faces) for latent in ranked[: config.candidates]
     ]
-    trials.sort(key=lambda one: one.merit, reverse=True)
-    order = [one.latents[0] for one in trials] + ranked[config.candidates :]
+    alone.sort(key=lambda one: one.merit, reverse=True)
+    order = [one.latents[0] for one in alone] + ranked[config.candidates :]
     casl = _steered(run, sae, alignment, order[: config.k])
-    if config.refit:
-        groups = [order[i : i + 1] for i in range(REFITTED)] if config.k == 1 else [order[: config.k]]
-        rivals = [refitted(run, sae, store, alignment, group) for group in groups]
-        retried = [_try(run, rival, attribute, faces, refit=True) for rival in rivals]
-        casl = rivals[max(range(len(rivals)), key=lambda i: retried[i].merit)]
-        order = [*casl.latents, *(latent for latent in order if latent not in casl.latents)]
-        trials = retried + trials
-    return Selection(casl, order, [asdict(one) for one in trials])
+    if not config.refit:
+        return Selection(casl, order, [asdict(one) for one in alone])
+    groups = [order[i : i + 1] for i in range(REFITTED)] if config.k == 1 else [order[: config.k]]
+    rivals = [casl, *(refitted(run, sae, store, alignment, group) for group in groups)]
+    together = [_try(run, rival, attribute, faces, refit=rival is not casl) for rival in rivals]
+    best = rivals[max(range(len(rivals)), key=lambda i: together[i].merit)]
+    order = [*best.latents, *(latent for latent in order if latent not in best.latents)]
+    return Selection(best, order, [asdict(one) for one in together + alone])
 
 
 def refitted(run: Run, sae: SAE, store: Store, alignment: Alignment, latents: Sequence[int]) -> LatentSteering:
