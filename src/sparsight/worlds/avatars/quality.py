@@ -81,7 +81,7 @@ def _inversion(world: AvatarsWorld, model: DiffusionModel, images: Tensor, steps
     }  # fmt: skip
 
 
-def _samples(world: AvatarsWorld, model: DiffusionModel, count: int, labels: Tensor, steps: int = 25) -> dict[str, Any]:
+def _samples(world: AvatarsWorld, model: DiffusionModel, count: int, labels: Tensor, steps: int = 50) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(count, *model.latent_shape, generator=generator)
     drawn = torch.cat(
