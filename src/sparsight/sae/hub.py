@@ -128,7 +128,7 @@ def _fetching(name: str) -> Iterator[None]:
 
 
 def _refuse_several(name: str, revision: str | None) -> None:
-    names = list_saes(name, revision)
+    names = [sub for sub in list_saes(name, revision) if sub]
     if names:
         shown = ", ".join(names[:8]) + (f", and {len(names) - 8} more" if len(names) > 8 else "")
         raise SparsightError(f"{name} holds several SAEs: choose one with subfolder (valid: {shown})")
@@ -146,6 +146,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _card(config: SAEConfig, extra: dict[str, Any]) -> str:
     simple = {k: v for k, v in extra.items() if isinstance(v, str | int | float)}
-    facts = "\n".join(["", "| fact | value |", "|---|---|", *(f"| {k} | {v} |" for k, v in simple.items()), ""])
+    metrics = extra.get("metrics")
+    tables = _table("fact", simple) + _table("metric", metrics if isinstance(metrics, dict) else {})
     site = f" of the site `{extra['site']}`" if "site" in extra else ""
-    return CARD.format(**asdict(config), site=site, facts=facts if simple else "")
+    return CARD.format(**asdict(config), site=site, facts=tables)
+
+
+def _table(kind: str, values: dict[str, Any]) -> str:
+    rows = [f"| {name} | {f'{value:.5g}' if isinstance(value, float) else value} |" for name, value in values.items()]
+    return "\n".join(["", f"| {kind} | value |", "|---|---|", *rows, ""]) if rows else ""

@@ -82,9 +82,17 @@ def _unpickle(path: Path, inside: str | None) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise SparsightError(f"{path} does not exist") from error
     except pickle.UnpicklingError as error:
-        raise SparsightError(f"{path} holds more than tensors, and sparsight runs no code from a pickle") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise SparsightError(f"{path} is truncated or corrupt: {str(error).splitlines()[0]}") from error
+        raise SparsightError(f"{path} holds other things than tensors; sparsight runs no code from a pickle") from error
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:  # zip and pickle readers vary
+        words = str(error).partition("\n")[0] or type(error).__name__
+        raise SparsightError(f"{path} is truncated or corrupt: {words}") from error
     state = found.get(inside) if inside and isinstance(found, dict) else found
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise SparsightError(f"{path} is no dictionary of tensors" + (f" under {inside!r}" if inside else ""))

@@ -46,7 +46,8 @@ def read(folder: Path) -> SAE:
         words = f"which a sparsight SAE cannot express (valid: {', '.join(ACTIVATIONS)})"
         raise SparsightError(f"{path} has activation {activation!r}, {words}")
     d_in = whole(config, "d_in", path)
-    d_sae = config.get("num_latents") or d_in * whole(config, "expansion_factor", path)
+    given = bool(config.get("num_latents"))  # 0 means that the expansion factor says it
+    d_sae = whole(config, "num_latents", path) if given else d_in * whole(config, "expansion_factor", path)
     shapes = {"encoder.weight": (d_sae, d_in), "encoder.bias": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
     found = tensors_of(folder / FILES[1], shapes)
     plain = Plain(found["encoder.weight"].t(), found["encoder.bias"], found["W_dec"], found["b_dec"])
