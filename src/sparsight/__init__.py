@@ -17,7 +17,17 @@ except PackageNotFoundError:  # a source tree that was never installed
 _HOMES = {
     "sparsight.diffusion": ("DiffusionModel", "Intervention", "Loop", "Step", "invert", "sample", "walk"),
     "sparsight.activations": ("HarvestConfig", "Store", "harvest"),
-    "sparsight.sae": ("SAE", "SAEConfig", "TrainConfig", "evaluate_sae", "train_sae"),
+    "sparsight.sae": (
+        "SAE",
+        "SAEConfig",
+        "SparseAutoencoder",
+        "TrainConfig",
+        "evaluate_sae",
+        "export_sae",
+        "import_sae",
+        "list_saes",
+        "train_sae",
+    ),
     "sparsight.concepts": ("AlignConfig", "Alignment", "Concept", "align", "probe_accuracy"),
     "sparsight.steering": ("Direction", "Window", "casl_steer", "choose_alpha", "controls", "steer_together"),
     "sparsight.metrics": ("Interval", "counterfactual_gain", "editing_precision"),
@@ -34,7 +44,17 @@ if TYPE_CHECKING:
     from sparsight.metrics import Interval, counterfactual_gain, editing_precision
     from sparsight.pipeline import Recipe, Run, load_recipe, run_recipe
     from sparsight.report import write_report
-    from sparsight.sae import SAE, SAEConfig, TrainConfig, evaluate_sae, train_sae
+    from sparsight.sae import (
+        SAE,
+        SAEConfig,
+        SparseAutoencoder,
+        TrainConfig,
+        evaluate_sae,
+        export_sae,
+        import_sae,
+        list_saes,
+        train_sae,
+    )
     from sparsight.steering import Direction, Window, casl_steer, choose_alpha, controls, steer_together
     from sparsight.worlds import load_world
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sparsight.cli_sae import sae_app
+from sparsight.cli_train import TrainPage, train
 from sparsight.errors import SparsightError
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ app = typer.Typer(
 )  # fmt: skip
 world_app = typer.Typer(no_args_is_help=True, help="Worlds: small, fully known image domains that ship with sparsight.")
 app.add_typer(world_app, name="world")
+app.add_typer(sae_app, name="sae")
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, made by `sparsight run`.")]
 Overrides = Annotated[
@@ -189,32 +192,7 @@ def harvest(
     typer.echo(f"{out}: {len(store)} maps of {store.spec.positions} tokens")
 
 
-@app.command()
-def train(
-    store: Annotated[Path, typer.Argument(help="A store, made by `sparsight harvest`.")],
-    out: Annotated[Path, typer.Argument(help="Folder for the SAE.")],
-    option: Annotated[
-        list[str] | None, typer.Option("--set", "-s", help="A training option, e.g. expansion=64. Repeatable.")
-    ] = None,
-) -> None:
-    """Train a sparse autoencoder on a store; a killed training goes on where it stopped."""
-    from sparsight.activations import Store
-    from sparsight.pipeline.recipe import load_recipe
-    from sparsight.sae import train_sae
-    from sparsight.terminal import Live
-
-    config = load_recipe("avatars", [f"sae.{o}" for o in option or []]).sae
-    opened = Store.open(store)
-    with Live() as live:
-        live.start("train")
-        train_sae(
-            opened,
-            config,
-            out,
-            lambda s, n, m: live.update(s, n, f"fve {m.get('fve', 0):.3f}  L0 {m.get('l0', 0):.0f}"),
-        )
-        live.finish("train", 0.0, cached=False)
-    typer.echo(str(out))
+app.command(cls=TrainPage)(train)
 
 
 @app.command()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from sparsight.files import read_json
+
+if TYPE_CHECKING:
+    from sparsight.sae import SAE
 
 
 class Live:
@@ -76,6 +80,25 @@ def print_table(folder: Path) -> None:
         table.add_row(name, f"{concept['alpha']:g}", share, _figure(casl["epr"]), best, _figure(rivals[best]))
     console.print(table)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+
+
+def print_sae(sae: SAE) -> None:
+    """An SAE's sizes and rule, and the simple facts and metrics that it carries."""
+    config, extra = sae.config, sae.extra
+    rule = f"top {config.k} of {config.d_sae} latents" if config.activation == "topk" else f"{config.d_sae} latents"
+    facts: dict[str, Any] = {
+        "format": extra.get("source_format", "sparsight"), "activation": config.activation, "size": rule,
+        "channels": config.d_in, "atoms": "of length 1" if config.decoder_norm == "unit" else "of any length",
+        "pre-bias": "b_dec is subtracted before encoding" if config.pre_bias else "none",
+    }  # fmt: skip
+    nested = {
+        f"{key}.{name}": v for key in ("metrics", "source_config") for name, v in dict(extra.get(key, {})).items()
+    }
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in (facts | extra | nested).items():
+        if isinstance(value, str | int | float):
+            table.add_row(name, escape(f"{value:.5g}" if isinstance(value, float) else str(value)))
+    Console().print(table)
 
 
 def print_sites(model: str, causal: bool, images: int, steps: int, low: int, only: list[str]) -> None:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sparsight.errors import SparsightError
-from sparsight.sae import SAE, SAEConfig, TrainConfig
+from sparsight.sae import SAE, SAEConfig, TrainConfig, list_saes
 from sparsight.sae.model import initial_bias
 
 
@@ -142,6 +142,31 @@ def test_the_hub_is_asked_for_the_subfolder_only(tmp_path, monkeypatch):
     again = SAE.from_pretrained("someone/saes", subfolder="mid")
     assert torch.equal(again.W_dec, sae.W_dec)
     assert asked["name"] == "someone/saes" and all(p.startswith("mid/") for p in asked["allow_patterns"])
+
+
+def test_a_repository_of_several_saes_lists_them_and_asks_which(tmp_path, monkeypatch):
+    names = ["down_blocks.1/0-499", "mid_block/0-499", "mid_block/500-999"]
+    for name in names:
+        make().save_pretrained(tmp_path / name)
+    assert list_saes(tmp_path) == names
+    with pytest.raises(
+        SparsightError, match=r"several SAEs: choose one with subfolder \(valid: down_blocks.1/0-499, mid"
+    ):
+        SAE.from_pretrained(tmp_path)
+    assert SAE.from_pretrained(tmp_path, subfolder=names[2]).config == make().config
+    make().save_pretrained(tmp_path)
+    assert list_saes(tmp_path) == ["", *names]
+    files = ["README.md", "mid_block/config.json", "mid_block/model.safetensors", "up/model.safetensors.index.json"]
+    monkeypatch.setattr("sparsight.sae.hub.HfApi.list_repo_files", lambda *_, **__: files)
+    assert list_saes("someone/saes") == ["mid_block"]
+    with pytest.raises(SparsightError, match="there is no SAE folder"):
+        list_saes(tmp_path / "nowhere")
+
+
+def test_the_card_tells_the_metrics(tmp_path):
+    make().save_pretrained(tmp_path, {"site": "mid_block", "metrics": {"fve": 0.987654321, "l0": 12}, "store": "abc"})
+    card = (tmp_path / "README.md").read_text()
+    assert "| fve | 0.98765 |" in card and "| l0 | 12 |" in card and "| store | abc |" in card
 
 
 def test_wrong_channels_and_configs_are_named():

@@ -102,6 +102,17 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     return _build(values)
 
 
+def train_config(options: Sequence[str]) -> TrainConfig:
+    """The options of a training alone, each as NAME=VALUE, over the defaults of `TrainConfig`.
+
+    Raises `SparsightError` for an unknown name or a value that cannot be.
+    """
+    values: dict[str, Any] = {"sae": {}}
+    for option in options:
+        _override(values, f"sae.{option}")
+    return _build(values).sae
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text("utf-8"))
@@ -154,4 +165,4 @@ def _check_keys(defaults: Any, values: dict[str, Any], prefix: str) -> None:
             _check_keys(valid[key], value, f"{prefix}{key}.")
 
 
-__all__ = ["DataConfig", "Recipe", "SteerConfig", "load_recipe", "recipe_names"]
+__all__ = ["DataConfig", "Recipe", "SteerConfig", "load_recipe", "recipe_names", "train_config"]

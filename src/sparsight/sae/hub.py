@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,9 +52,27 @@ def save(sae: SAE, folder: Path, extra: dict[str, Any]) -> None:
     write_json(folder / "config.json", head | asdict(sae.config) | {"extra": extra})
 
 
+def list_saes(name_or_path: Path | str, revision: str | None = None) -> list[str]:
+    """The sub-folders of a folder or a Hub repository that hold SAEs of sparsight; "" is the folder itself.
+
+    The custom is one sub-folder for each site and stage, such as "mid_block/500-999". Each name is the `subfolder` of
+    `SAE.from_pretrained`. Raises `SparsightError` if there is no such folder or repository.
+    """
+    root = Path(name_or_path)
+    if root.is_dir():
+        files = [path.relative_to(root).as_posix() for path in root.rglob(FILES[1])]
+    else:
+        with _fetching(str(name_or_path)):
+            files = HfApi().list_repo_files(str(name_or_path), revision=revision)
+    names = {file.removesuffix(FILES[1]).removesuffix("/") for file in files if file.split("/")[-1] == FILES[1]}
+    return sorted(names)
+
+
 def load(name_or_path: str, subfolder: str | None, revision: str | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The config fields (with `extra`) and the tensors of an SAE, in a folder or on the Hub."""
-    folder = _folder(name_or_path, subfolder, revision)
+    folder = locate(name_or_path, subfolder, revision)
+    if not subfolder and not (folder / FILES[0]).exists():
+        _refuse_several(name_or_path, revision)
     values = read_json(folder / "config.json")
     if not isinstance(values, dict) or values.pop("schema_version", None) != SCHEMA:
         raise SparsightError(f"{folder / 'config.json'} is not an SAE of schema {SCHEMA}")
@@ -62,7 +82,7 @@ def load(name_or_path: str, subfolder: str | None, revision: str | None) -> tupl
     for name in asdict(SAEConfig(1, 64)):
         if name not in values:
             raise SparsightError(f"{folder / 'config.json'} lacks {name!r}")
-    return values | {"extra": extra}, _read_tensors(folder / "model.safetensors")
+    return values | {"extra": extra}, read_tensors(folder / "model.safetensors")
 
 
 def fill(sae: SAE, tensors: dict[str, Tensor], name: str) -> None:
@@ -87,20 +107,35 @@ def push(sae: SAE, repo_id: str, subfolder: str | None, private: bool) -> str:
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, path_in_repo=subfolder))
 
 
-def _folder(name_or_path: str, subfolder: str | None, revision: str | None) -> Path:
+def locate(name_or_path: str, subfolder: str | None, revision: str | None, files: tuple[str, ...] = FILES) -> Path:
+    """The folder of an SAE on this machine: itself, or a download of its `files` from the Hub."""
     folder = Path(name_or_path)
     if not folder.is_dir():
-        if name_or_path.count("/") != 1 or name_or_path.startswith((".", "/", "~")):
-            raise SparsightError(f"there is no SAE folder {name_or_path}")
-        patterns = [f"{subfolder}/{file}" if subfolder else file for file in FILES]
-        try:
+        patterns = [f"{subfolder}/{file}" if subfolder else file for file in files]
+        with _fetching(name_or_path):
             folder = Path(snapshot_download(name_or_path, revision=revision, allow_patterns=patterns))
-        except (OSError, ValueError) as error:  # what huggingface_hub raises for a missing repository or no network
-            raise SparsightError(f"cannot fetch the SAE {name_or_path}: {str(error).splitlines()[0]}") from error
     return folder / subfolder if subfolder else folder
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+@contextmanager
+def _fetching(name: str) -> Iterator[None]:
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise SparsightError(f"there is no SAE folder {name}")
+    try:
+        yield
+    except (OSError, ValueError) as error:  # what huggingface_hub raises for a missing repository or no network
+        raise SparsightError(f"cannot fetch the SAE {name}: {str(error).splitlines()[0]}") from error
+
+
+def _refuse_several(name: str, revision: str | None) -> None:
+    names = [sub for sub in list_saes(name, revision) if sub]
+    if names:
+        shown = ", ".join(names[:8]) + (f", and {len(names) - 8} more" if len(names) > 8 else "")
+        raise SparsightError(f"{name} holds several SAEs: choose one with subfolder (valid: {shown})")
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU."""
     try:
         return load_file(path)
     except FileNotFoundError as error:
@@ -111,6 +146,12 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _card(config: SAEConfig, extra: dict[str, Any]) -> str:
     simple = {k: v for k, v in extra.items() if isinstance(v, str | int | float)}
-    facts = "\n".join(["", "| fact | value |", "|---|---|", *(f"| {k} | {v} |" for k, v in simple.items()), ""])
+    metrics = extra.get("metrics")
+    tables = _table("fact", simple) + _table("metric", metrics if isinstance(metrics, dict) else {})
     site = f" of the site `{extra['site']}`" if "site" in extra else ""
-    return CARD.format(**asdict(config), site=site, facts=facts if simple else "")
+    return CARD.format(**asdict(config), site=site, facts=tables)
+
+
+def _table(kind: str, values: dict[str, Any]) -> str:
+    rows = [f"| {name} | {f'{value:.5g}' if isinstance(value, float) else value} |" for name, value in values.items()]
+    return "\n".join(["", f"| {kind} | value |", "|---|---|", *rows, ""]) if rows else ""

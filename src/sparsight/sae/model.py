@@ -115,6 +115,9 @@ class SAE(nn.Module):
         return relu_code(pre) if self.config.activation == "relu" else topk_code(pre, self.config.k)
 
 
+SparseAutoencoder = SAE  # the same class under its long name
+
+
 def initial_bias(config: SAEConfig) -> float:
     """The encoder bias at which a fresh ReLU SAE with tied random atoms reconstructs its input on average.
 

@@ -57,12 +57,12 @@ def train_sae(
     if folder is None or not state.load(folder, identity):
         mean, scale = input_statistics(store, config, images)
         state.sae.set_statistics(mean, scale)
-    log = Log(folder, state.step)
+    log, metrics = Log(folder, state.step), {}
     for metrics in _steps(state, store, config, images, validation, folder, identity):
         log.write(metrics)
         if progress is not None:
             progress(int(metrics["step"]), config.steps, metrics)
-    state.sae.extra = _extra(store, config, identity)
+    state.sae.extra = _extra(store, config, identity) | {"metrics": _lasting(metrics)}
     if folder is not None:
         state.sae.save_pretrained(folder)
         (folder / FILE).unlink(missing_ok=True)
@@ -202,6 +202,11 @@ def _finished(folder: Path | None, identity: str) -> SAE | None:
     found = read_json(folder / "config.json").get("extra", {}).get("training")
     require_same_training(folder, str(found), identity)
     return SAE.from_pretrained(folder)
+
+
+def _lasting(metrics: dict[str, float]) -> dict[str, float]:
+    """What a card tells of the last logged step: figures that are the same on every machine."""
+    return {name: value for name, value in metrics.items() if name != "tokens_per_second"}
 
 
 def _extra(store: Store, config: TrainConfig, identity: str) -> dict[str, Any]:

@@ -1,0 +1,53 @@
+"""`sparsight sae`: look at an SAE, and carry it between libraries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+sae_app = typer.Typer(no_args_is_help=True, help="SAEs as files: look at them, and carry them between libraries.")
+FORMATS = "saelens, sparsify (SAeUron too), sdxl_unbox, dictionary_learning or sparsight"
+Source = Annotated[str, typer.Argument(help=f"A folder or a Hub id: {FORMATS}.")]
+Subfolder = Annotated[str | None, typer.Option(help="Sub-folder of it, such as unet.up_blocks.1.attentions.1.")]
+Format = Annotated[
+    str | None, typer.Option("--format", "-f", help="Format of the source. Default: what its files say.")
+]
+
+
+@sae_app.command("import")
+def import_(
+    source: Source,
+    out: Annotated[Path, typer.Argument(help="Folder for sparsight's SAE.")],
+    format: Format = None,
+    subfolder: Subfolder = None,
+) -> None:
+    """Turn another library's SAE into one of sparsight's, which encodes and decodes the same."""
+    from sparsight.sae import import_sae
+
+    import_sae(source, format, subfolder).save_pretrained(out)
+    typer.echo(str(out))
+
+
+@sae_app.command("export")
+def export(
+    source: Source,
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    format: Annotated[str, typer.Option("--format", "-f", help=f"Format to write: {FORMATS}.")],
+    subfolder: Subfolder = None,
+) -> None:
+    """Write an SAE as another library's folder, which encodes and decodes the same there."""
+    from sparsight.sae import export_sae, import_sae
+
+    export_sae(import_sae(source, None, subfolder), out, format)
+    typer.echo(str(out))
+
+
+@sae_app.command("info")
+def info(source: Source, format: Format = None, subfolder: Subfolder = None) -> None:
+    """Say what an SAE is: format, sizes, activation, site, and what made it."""
+    from sparsight.sae import import_sae
+    from sparsight.terminal import print_sae
+
+    print_sae(import_sae(source, format, subfolder))
