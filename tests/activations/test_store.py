@@ -149,7 +149,7 @@ def test_damaged_shards_can_be_left_out_by_name(tmp_path):
     assert rest.images.tolist() == [0, 1, 2, 6, 7, 8, 9, 10, 11] and rest.digest != store.digest
     (batch,) = stream(rest, 1, batch_size=72, seed=0)
     assert sorted(batch.tokens[:, 0].int().tolist()) == [*range(24), *range(48, 96)]
-    with pytest.raises(SparsightError, match="unknown treatment .* 'ignore'"):
+    with pytest.raises(SparsightError, match=r"unknown treatment .* 'ignore'"):
         Store.open(tmp_path, damaged="ignore")
 
 

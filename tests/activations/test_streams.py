@@ -62,10 +62,10 @@ def test_only_the_stream_that_misses_a_unit_is_done_again(model, tmp_path):
     wanted = streams(tmp_path, batch_size=2, method="noising")
     before = [store.digest for store in harvest_streams(model, Pictures(), wanted)]
     (list(wanted)[1] / "shard-00001.safetensors").unlink()
-    stamps, rest = list(wanted)[0] / "shard-00001.safetensors", Pictures()
-    written = stamps.stat().st_mtime_ns
+    kept, rest = next(iter(wanted)) / "shard-00001.safetensors", Pictures()
+    written = kept.stat().st_mtime_ns
     assert [store.digest for store in harvest_streams(model, rest, wanted)] == before
-    assert rest.drawn == [2, 3] and stamps.stat().st_mtime_ns == written
+    assert rest.drawn == [2, 3] and kept.stat().st_mtime_ns == written
 
 
 def test_memory_is_bounded_in_words(model, tmp_path):

@@ -67,7 +67,7 @@ def harvest_streams(
     """
     config = _shared(streams)
     numbers = list(range(len(images))) if numbers is None else list(numbers)
-    specs = {str(folder): _spec(model, images, stream) for folder, stream in streams.items()}
+    specs = {str(folder): stream_spec(model, images, stream) for folder, stream in streams.items()}
     _check_memory(model, specs, streams, memory_mb)
     writers = {str(folder): StoreWriter(folder, specs[str(folder)]) for folder in streams}
     keeps = {str(folder): getattr(stream, "keep_x_t", True) for folder, stream in streams.items()}
@@ -93,7 +93,8 @@ def _shared(streams: Mapping[Path | str, HarvestConfig]) -> HarvestConfig:
     return HarvestConfig(**{field.name: getattr(first, field.name) for field in fields(HarvestConfig)})
 
 
-def _spec(model: DiffusionModel, images: ImageSource, config: HarvestConfig) -> StoreSpec:
+def stream_spec(model: DiffusionModel, images: ImageSource, config: HarvestConfig) -> StoreSpec:
+    """What a harvest with this config says of itself."""
     info = model.site(config.site)
     kept = getattr(config, "positions", None)
     return StoreSpec(

@@ -17,7 +17,7 @@ from sparsight.activations.encoding import Encoded
 from sparsight.activations.folder import Folder, open_folder
 from sparsight.activations.reader import StoreSource
 from sparsight.activations.shuffle import TokenBatch, shuffled_batches
-from sparsight.activations.spec import Index, Shard, StoreSpec
+from sparsight.activations.spec import Index, Shard
 from sparsight.activations.tensors import Tensors
 from sparsight.errors import SparsightError, unknown
 

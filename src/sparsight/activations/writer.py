@@ -5,54 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from sparsight.activations.encoding import DTYPES, Encoded, Spread, encode, kept_positions
 from sparsight.activations.folder import Folder, open_folder
 from sparsight.activations.spec import INDEX, Index, Shard, StoreSpec
 from sparsight.activations.store import Store, maps_in
+from sparsight.activations.unit import Unit
 from sparsight.errors import SparsightError
-
-
-class Unit:
-    """The rows of one shard, encoded as they come, so that a harvest holds them in their storage type only."""
-
-    def __init__(self, spec: StoreSpec, maps: int) -> None:
-        self.spec, self.filled, self.spread = spec, 0, Spread(spec.channels)
-        tokens = torch.empty(maps, spec.positions, spec.channels, dtype=DTYPES[spec.dtype])
-        empty = {"image": torch.empty(maps, dtype=torch.int64), "t": torch.empty(maps, dtype=torch.int64)}
-        self.columns: dict[str, Tensor] = {**empty, "tokens": tokens}
-        if spec.dtype == "int8":
-            self.columns["scale"] = torch.empty(maps, spec.positions)
-        if spec.kept is not None:
-            self.columns["position"] = torch.empty(maps, spec.positions, dtype=torch.int32)
-
-    def add(self, tokens: Tensor, image: Tensor, t: Tensor, **extra: Tensor) -> None:
-        """Append tokens (B, N, C) of whole maps with their image (B,), t (B,) and further columns of B rows.
-
-        Raises `SparsightError` for wrong shapes and for tokens that are not finite in the storage type.
-        """
-        _check_shapes(self.spec, {"tokens": tokens, "image": image, "t": t, **extra})
-        tokens, place = tokens.detach().cpu(), {}
-        if self.spec.kept is not None:
-            total = self.spec.grid[0] * self.spec.grid[1]
-            place = {"position": kept_positions(image, total, self.spec.kept, self.spec.kept_seed)}
-            chosen = place["position"].long().unsqueeze(-1).expand(-1, -1, self.spec.channels)
-            tokens = tokens.gather(1, chosen)
-        encoded = encode(tokens, self.spec.dtype)
-        _check_finite(self.spec, tokens, encoded, image)
-        self.spread.add(tokens, encoded)
-        scale = {} if encoded.scale is None else {"scale": encoded.scale}
-        self._fill({"image": image, "t": t, "tokens": encoded.tokens, **scale, **place, **extra})
-
-    def _fill(self, columns: dict[str, Tensor]) -> None:
-        maps, end = len(self.columns["tokens"]), self.filled + len(columns["tokens"])
-        for name, column in columns.items():
-            if name not in self.columns:
-                self.columns[name] = column.new_empty(maps, *column.shape[1:], device="cpu")
-            self.columns[name][self.filled : end] = column.detach().cpu()
-        self.filled = end
 
 
 class StoreWriter:
@@ -130,20 +89,3 @@ def _require_same_spec(folder: Folder, found: StoreSpec, wanted: StoreSpec) -> N
         here, there = getattr(wanted, name), getattr(found, name)
         if here != there:
             raise SparsightError(f"{folder} holds a store with {name} {there!r}, not {here!r}")
-
-
-def _check_shapes(spec: StoreSpec, columns: dict[str, Tensor]) -> None:
-    tokens, whole = columns["tokens"], (spec.grid[0] * spec.grid[1], spec.channels)
-    if tokens.shape[1:] != whole:
-        raise SparsightError(f"tokens at {spec.site} must be (M, {whole[0]}, {whole[1]}), not {tuple(tokens.shape)}")
-    for name, column in columns.items():
-        if column.ndim == 0 or len(column) != len(tokens):
-            raise SparsightError(f"column {name!r} has shape {tuple(column.shape)}, but there are {len(tokens)} maps")
-
-
-def _check_finite(spec: StoreSpec, tokens: Tensor, encoded: Encoded, image: Tensor) -> None:
-    stored = tokens if encoded.scale is not None else encoded.tokens  # whole numbers hide what was not finite
-    finite = torch.isfinite(stored).flatten(1).all(1)
-    if not finite.all():
-        where = int(image.cpu()[~finite][0])
-        raise SparsightError(f"image {where} has NaN or infinite activations at {spec.site} (stored as {spec.dtype})")
