@@ -165,13 +165,13 @@ def sites(
 def harvest(
     model: Annotated[str, typer.Argument(help="worlds/avatars, a local folder, or a Hub id.")],
     images: Annotated[Path, typer.Argument(help="A folder of images of the model's size.")],
-    out: Annotated[Path, typer.Argument(help="Store to write.")],
+    out: Annotated[str, typer.Argument(help="Store to write: a folder, or a URI such as s3://bucket/store.")],
     site: Annotated[str, typer.Option(help="Where to read: a module path, or PATH:update.")] = "mid_block",
     steps: Annotated[int, typer.Option(help="Steps of the DDIM grid.")] = 100,
     low: Annotated[int, typer.Option(help="Lowest timestep.")] = 500,
     high: Annotated[int, typer.Option(help="Highest timestep.")] = 999,
     method: Annotated[str, typer.Option(help="inversion or noising.")] = "inversion",
-    dtype: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp16",
+    dtype: Annotated[str, typer.Option(help="fp32, fp16, bf16 or int8.")] = "fp16",
     batch_size: Annotated[int, typer.Option(help="Images at a time; one shard each.")] = 64,
 ) -> None:
     """Write a site's activations over your own images to a store; a killed harvest goes on where it stopped."""

@@ -103,7 +103,7 @@ def _table(defaults: TrainConfig) -> Table:
 
 
 def train(
-    store: Annotated[Path, typer.Argument(help="A store, made by `sparsight harvest`.")],
+    store: Annotated[str, typer.Argument(help="A store, made by `sparsight harvest`: a folder or a URI.")],
     out: Annotated[Path, typer.Argument(help="Folder for the SAE.")],
     option: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="An option of the table below, as NAME=VALUE. Repeatable.")

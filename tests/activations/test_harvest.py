@@ -3,21 +3,8 @@ import torch
 
 from sparsight import DiffusionModel, SparsightError
 from sparsight.activations.harvest import HarvestConfig, harvest
+from stores import Pictures
 from tiny import tiny_pipeline
-
-
-class Pictures:
-    name = "random"
-
-    def __init__(self, count=5):
-        self.count, self.drawn = count, []
-
-    def __len__(self):
-        return self.count
-
-    def batch(self, numbers):
-        self.drawn += list(numbers)
-        return torch.stack([torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(n)) * 2 - 1 for n in numbers])
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """The store: whole or refused, and a reader that shuffles, covers and restarts exactly."""
 
+import json
+import resource
 from dataclasses import replace
 from itertools import islice
 
@@ -8,25 +10,28 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsight.activations import Store, StoreSpec, StoreWriter
+from sparsight.activations import Store, StoreWriter
 from sparsight.errors import SparsightError
-
-SPEC = StoreSpec("mid_block", "output", 3, (2, 2), "toy", "abc", "fp32", (500, 900), "noise")
-
-
-def fill(folder, units=4, maps=6, spec=SPEC, **extra):
-    """A store whose token (map, position) holds its own number in every channel."""
-    writer = StoreWriter(folder, spec)
-    for unit in range(units):
-        number = torch.arange(unit * maps * 4, (unit + 1) * maps * 4).float()
-        image = torch.arange(maps) // 2 + unit * (maps // 2)
-        t = torch.tensor(spec.timesteps)[torch.arange(maps) % 2]
-        writer.write(unit, number.view(maps, 4, 1).expand(-1, -1, 3), image, t, **extra)
-    return writer.finish()
+from stores import SPEC, fill
 
 
 def stream(store, count, **options):
     return list(islice(store.batches(**options), count))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "digest"), [("fp32", "8c24f0e62a08f0e9"), ("fp16", "c8de9074ebbc6942"), ("bf16", "7cd6647d02995ad1")]
+)
+def test_a_plain_store_has_the_digest_that_the_first_version_gave_it(tmp_path, dtype, digest):
+    store = fill(tmp_path, spec=replace(SPEC, dtype=dtype), x_t=torch.ones(6, 1, 2, 2))
+    assert store.digest == digest
+    index = json.loads((tmp_path / "store.json").read_text())
+    assert index["schema"] == 1
+    first = {name: index[name] for name in ("schema", "finished", "spec", "shards", "digest")}  # all it wrote
+    (tmp_path / "store.json").write_text(json.dumps(first))
+    old = Store.open(tmp_path)
+    assert old.digest == digest and old.spec == store.spec and old.relative_mse is None
+    assert StoreWriter(tmp_path, store.spec).finish().digest == digest
 
 
 def test_columns_come_back_as_written(tmp_path):
@@ -133,6 +138,35 @@ def test_damaged_stores_are_refused(tmp_path):
     index.write_text(index.read_text().replace('"schema": 1', '"schema": 9'))
     with pytest.raises(SparsightError, match="schema 9"):
         Store.open(tmp_path)
+
+
+def test_damaged_shards_can_be_left_out_by_name(tmp_path):
+    store = fill(tmp_path)
+    path = tmp_path / "shard-00001.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.warns(UserWarning, match=r"left out.*shard-00001.*corrupt"):
+        rest = Store.open(tmp_path, damaged="skip")
+    assert rest.images.tolist() == [0, 1, 2, 6, 7, 8, 9, 10, 11] and rest.digest != store.digest
+    (batch,) = stream(rest, 1, batch_size=72, seed=0)
+    assert sorted(batch.tokens[:, 0].int().tolist()) == [*range(24), *range(48, 96)]
+    with pytest.raises(SparsightError, match=r"unknown treatment .* 'ignore'"):
+        Store.open(tmp_path, damaged="ignore")
+
+
+def test_a_full_disk_stops_cleanly_and_the_rest_can_be_written_later(tmp_path):
+    whole = fill(tmp_path / "whole")
+    writer = StoreWriter(tmp_path / "a", SPEC)
+    rows = (torch.ones(400, 4, 3), torch.arange(400), torch.full((400,), 500))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # no file may grow past this, as on a full disk
+    try:
+        with pytest.raises(SparsightError, match=r"cannot write .*shard-00000"):
+            writer.write(0, *rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["store.json"]
+    assert not writer.has(0)
+    assert fill(tmp_path / "a").digest == whole.digest
 
 
 def test_bad_activations_name_image_and_site(tmp_path):

@@ -137,6 +137,41 @@ def test_hooks_are_removed_after_an_error(model):
     assert count() == before
 
 
+def _calls(model, run):
+    """How many modules `run` calls."""
+    called = []
+    handles = [m.register_forward_hook(lambda *a: called.append(a[0])) for m in model.denoiser.modules()]
+    run()
+    for handle in handles:
+        handle.remove()
+    return len(called)
+
+
+@pytest.mark.parametrize("sites", [["mid_block"], ["up_blocks.0", "down_blocks.0"], ["mid_block:update", "mid_block"]])
+@torch.no_grad()
+def test_reading_stops_after_the_last_site_with_the_same_tokens(model, sites):
+    x, t = torch.randn(2, *model.latent_shape), torch.tensor([500, 900])
+    with model.capture(sites) as tape:
+        whole = _calls(model, lambda: model.predict(x, t))
+    found = []
+    stopped = _calls(model, lambda: found.append(model.read(x, t, sites)))
+    for site in sites:
+        assert torch.equal(found[0][site], tape[site]) and found[0].grids[site] == tape.grids[site]
+    rest = [m for name, m in model.denoiser.named_modules() if name.startswith("up_blocks.1")]  # after every site here
+    assert stopped <= whole - len(rest)
+
+
+@torch.no_grad()
+def test_reading_sees_an_edit_and_leaves_no_hook(model):
+    x = torch.randn(1, *model.latent_shape)
+    plain = model.read(x, 10, ["mid_block"])["mid_block"]
+    with model.edit([Shift(1.0)]):
+        torch.testing.assert_close(model.read(x, 10, ["mid_block"])["mid_block"], plain + 1)
+    with pytest.raises(RuntimeError):
+        model.read(torch.randn(1, 7, 8, 8), 10, ["mid_block"])  # an error inside the model is not swallowed
+    assert not any(m._forward_hooks for m in model.denoiser.modules())
+
+
 def test_gradients_flow_from_the_image_to_the_edit(model):
     amount = torch.zeros(64, requires_grad=True)
     with model.edit([Shift(amount)]):

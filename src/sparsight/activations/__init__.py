@@ -1,7 +1,15 @@
-"""Activations: run a model over images, keep what a site said, read it back shuffled."""
+"""Activations: run a model over images, keep what its sites said (or do not), read it back shuffled."""
 
-from sparsight.activations.harvest import HarvestConfig, harvest
-from sparsight.activations.reader import TokenBatch
-from sparsight.activations.store import Store, StoreSpec, StoreWriter
+from sparsight.activations.harvest import HarvestConfig, Stream, harvest, harvest_streams
+from sparsight.activations.live import LiveStore
+from sparsight.activations.mixing import batch_entropy, ideal_entropy
+from sparsight.activations.shuffle import TokenBatch
+from sparsight.activations.source import TokenSource
+from sparsight.activations.spec import StoreSpec
+from sparsight.activations.store import Store
+from sparsight.activations.writer import StoreWriter
 
-__all__ = ["HarvestConfig", "Store", "StoreSpec", "StoreWriter", "TokenBatch", "harvest"]
+__all__ = [
+    "HarvestConfig", "LiveStore", "Store", "StoreSpec", "StoreWriter", "Stream", "TokenBatch", "TokenSource",
+    "batch_entropy", "harvest", "harvest_streams", "ideal_entropy",
+]  # fmt: skip

@@ -1,129 +1,144 @@
-"""Run the model over images and keep what a site said: the first arrow of the way of the data."""
+"""Run the model over images and keep what its sites said: the first arrow of the way of the data.
+
+One pass feeds any number of streams: a stream is a site, a stage (a range of timesteps) and a conditioning.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from sparsight.activations.store import Store, StoreSpec, StoreWriter
+from sparsight.activations.spec import StoreSpec
+from sparsight.activations.store import Store
+from sparsight.activations.visit import HarvestConfig, Wanted, grid, visit
+from sparsight.activations.writer import StoreWriter, Unit
 from sparsight.diffusion.model import DiffusionModel
-from sparsight.diffusion.sampling import Loop, walk
 from sparsight.diffusion.sites import split_site
-from sparsight.errors import SparsightError, unknown
+from sparsight.errors import SparsightError
 from sparsight.images import ImageSource
 
-METHODS = ("inversion", "noising")
+Progress = Callable[[int, int], None]
+SHARED = ("steps", "method", "refine", "batch_size", "seed")  # what one pass can do in one way only
 
 
 @dataclass(frozen=True)
-class HarvestConfig:
-    """What to harvest. `method` "inversion" follows each image up DDIM's own path, "noising" adds fresh noise.
+class Stream(HarvestConfig):
+    """A harvest's choices, and what else one stream of a pass may choose.
 
-    Timesteps are those of a `steps`-step run that lie in `low` ... `high` (CASL: 500 to 999).
+    `positions` keeps that many positions of each map, chosen for each image by `seed` (None: all). `keep_x_t` stores
+    the states x_t too; `align` needs them, training does not. `conditioning` is for models with a prompt; the families
+    supported so far have none, so that it must be "".
     """
 
-    site: str = "mid_block"
-    steps: int = 100
-    low: int = 500
-    high: int = 999
-    method: str = "inversion"
-    refine: int = 0
-    dtype: str = "fp16"
-    batch_size: int = 64
-    seed: int = 0
+    positions: int | None = None
+    keep_x_t: bool = True
+    conditioning: str = ""
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise unknown("harvest method", self.method, METHODS)
-        if self.low > self.high:
-            raise SparsightError(f"the harvest's timesteps run from {self.low} to {self.high}: nothing lies between")
-        if self.batch_size < 1:
-            raise SparsightError(f"the harvest's batch size is {self.batch_size}, but must be at least 1")
+        super().__post_init__()
+        if self.conditioning:
+            raise SparsightError(f"conditioning {self.conditioning!r} needs a text-to-image model (valid here: '')")
 
 
 def harvest(
-    model: DiffusionModel, images: ImageSource, folder: Path, config: HarvestConfig | None = None, *,
-    numbers: Sequence[int] | None = None, progress: Callable[[int, int], None] | None = None,
+    model: DiffusionModel, images: ImageSource, folder: Path | str, config: HarvestConfig | None = None, *,
+    numbers: Sequence[int] | None = None, progress: Progress | None = None,
 ) -> Store:  # fmt: skip
     """Write the site's tokens (and x_t) of every image and timestep to a store; goes on where a killed harvest stopped.
 
     One shard is one batch of images, so memory is bounded by a batch. `numbers` chooses images (default: all);
-    they become the store's image ids. `progress(done, total)` counts images.
+    they become the store's image ids. `progress(done, total)` counts images. `folder` is a path or an fsspec URI.
     """
-    config = config or HarvestConfig()
+    return harvest_streams(model, images, {folder: config or HarvestConfig()}, numbers=numbers, progress=progress)[0]
+
+
+def harvest_streams(
+    model: DiffusionModel, images: ImageSource, streams: Mapping[Path | str, HarvestConfig], *,
+    numbers: Sequence[int] | None = None, memory_mb: float | None = None, progress: Progress | None = None,
+) -> list[Store]:  # fmt: skip
+    """Harvest several streams, {folder: `Stream` or `HarvestConfig`}, from one pass of the model; a store each, in order.
+
+    Every store is the one that `harvest` would write alone. Streams must agree in steps, method, refine, batch_size and
+    seed, for they share the pass. `memory_mb` bounds the tokens and states of one batch of images, which are held until
+    it is written; a batch that would need more raises a `SparsightError` that names the largest batch size.
+    """
+    config = _shared(streams)
     numbers = list(range(len(images))) if numbers is None else list(numbers)
-    stamps = grid(model, config)
-    writer = StoreWriter(Path(folder), _spec(model, images, config, stamps))
+    specs = {str(folder): stream_spec(model, images, stream) for folder, stream in streams.items()}
+    _check_memory(model, specs, streams, memory_mb)
+    writers = {str(folder): StoreWriter(folder, specs[str(folder)]) for folder in streams}
+    keeps = {str(folder): getattr(stream, "keep_x_t", True) for folder, stream in streams.items()}
     for unit, start in enumerate(range(0, len(numbers), config.batch_size)):
         chosen = numbers[start : start + config.batch_size]
-        if not writer.has(unit):
-            _write_unit(writer, unit, model, images.batch(chosen), chosen, stamps, config)
+        missing = {name: writer for name, writer in writers.items() if not writer.has(unit)}
+        if missing:
+            _write_unit(missing, keeps, unit, model, images, chosen, config)
         if progress is not None:
             progress(start + len(chosen), len(numbers))
-    return writer.finish()
+    return [writer.finish() for writer in writers.values()]
 
 
-def grid(model: DiffusionModel, config: HarvestConfig) -> list[int]:
-    """The timesteps that are harvested, from clean to noisy."""
-    stamps = sorted(t for t, _ in model.pairs(config.steps) if config.low <= t <= config.high)
-    if not stamps:
-        raise SparsightError(f"no timestep of a {config.steps}-step run lies between {config.low} and {config.high}")
-    return stamps
+def _shared(streams: Mapping[Path | str, HarvestConfig]) -> HarvestConfig:
+    if not streams:
+        raise SparsightError("a harvest needs at least one stream")
+    first, *others = streams.values()
+    for other in others:
+        for name in SHARED:
+            one, two = getattr(first, name), getattr(other, name)
+            if one != two:
+                raise SparsightError(f"streams of one pass must share {name}, but here are {one!r} and {two!r}")
+    return HarvestConfig(**{field.name: getattr(first, field.name) for field in fields(HarvestConfig)})
 
 
-def _spec(model: DiffusionModel, images: ImageSource, config: HarvestConfig, stamps: list[int]) -> StoreSpec:
+def stream_spec(model: DiffusionModel, images: ImageSource, config: HarvestConfig) -> StoreSpec:
+    """What a harvest with this config says of itself."""
     info = model.site(config.site)
-    source = f"{images.name}, {config.method}, {config.steps} steps"
+    kept = getattr(config, "positions", None)
     return StoreSpec(
         site=config.site, mode=split_site(config.site)[1], channels=info.channels, grid=info.grid, model=model.name,
-        model_hash=model.fingerprint(), dtype=config.dtype, timesteps=tuple(stamps), source=source,
+        model_hash=model.fingerprint(), dtype=config.dtype, timesteps=tuple(grid(model, config)),
+        source=f"{images.name}, {config.method}, {config.steps} steps",
+        conditioning=getattr(config, "conditioning", ""), kept=kept, kept_seed=0 if kept is None else config.seed,
     )  # fmt: skip
+
+
+def _check_memory(
+    model: DiffusionModel, specs: Mapping[str, StoreSpec], streams: Mapping[Path | str, HarvestConfig],
+    memory_mb: float | None,
+) -> None:  # fmt: skip
+    if memory_mb is None:
+        return
+    state = 4 * model.latent_shape[0] * model.latent_shape[1] * model.latent_shape[2]
+    needs = [
+        len(specs[str(folder)].timesteps) * (specs[str(folder)].map_bytes + state * getattr(stream, "keep_x_t", True))
+        for folder, stream in streams.items()
+    ]
+    image = sum(needs) + max(needs)  # the file that is being written is in memory a second time
+    most, asked = int(memory_mb * 2**20) // image, next(iter(streams.values())).batch_size
+    if most < asked:
+        raise SparsightError(
+            f"a batch of {asked} images needs {asked * image / 2**20:.1f} MB for these streams, but memory_mb is "
+            f"{memory_mb}: " + (f"use a batch_size of at most {most}" if most else "give more, or fewer streams")
+        )
 
 
 @torch.no_grad()
-def _write_unit(writer: StoreWriter, unit: int, model: DiffusionModel, images: Tensor, numbers: Sequence[int],
-                stamps: list[int], config: HarvestConfig) -> None:  # fmt: skip
-    latents = model.encode(images.to(model.device))
-    walked = _inverted if config.method == "inversion" else _noised
-    tokens, noisy = [], []
-    with model.capture([config.site]) as tape:
-        for _, x_t in walked(model, latents, config, stamps, unit):
-            tokens.append(tape[config.site].cpu())
-            noisy.append(x_t.cpu().float())
-    count = len(numbers)
-    writer.write(
-        unit, torch.cat(tokens), torch.tensor(list(numbers)).repeat(len(stamps)),
-        torch.tensor(stamps).repeat_interleave(count), x_t=torch.cat(noisy),
-    )  # fmt: skip
+def _write_unit(
+    writers: Mapping[str, StoreWriter], keeps: Mapping[str, bool], unit: int, model: DiffusionModel,
+    images: ImageSource, numbers: list[int], config: HarvestConfig,
+) -> None:  # fmt: skip
+    latents, image = model.encode(images.batch(numbers).to(model.device)), torch.tensor(numbers)
+    wanted = {name: Wanted(writer.spec.site, writer.spec.timesteps) for name, writer in writers.items()}
+    rows = {name: Unit(writer.spec, len(numbers) * len(wanted[name].stamps)) for name, writer in writers.items()}
+    for t, x_t, tokens in visit(model, latents, config, wanted, unit):
+        for name, said in tokens.items():
+            extra = {"x_t": x_t.float()} if keeps[name] else {}
+            rows[name].add(said, image, torch.full_like(image, t), **extra)
+    for name, writer in writers.items():
+        writer.publish(unit, rows.pop(name))
 
 
-def _inverted(
-    model: DiffusionModel, latents: Tensor, config: HarvestConfig, stamps: list[int], _unit: int
-) -> Iterator[tuple[int, Tensor]]:
-    """(t, x_t) along DDIM inversion, each yielded right after the model has seen it."""
-    top = latents
-    for moment in walk(model, latents, Loop(steps=config.steps, refine=config.refine), invert=True):
-        if moment.t in stamps:
-            if config.refine:  # the last call was at the far end of the step
-                model.predict(moment.x_t, moment.t)
-            yield moment.t, moment.x_t
-        top = moment.x_next
-        if moment.t_next == stamps[-1]:
-            break
-    model.predict(top, stamps[-1])
-    yield stamps[-1], top
-
-
-def _noised(
-    model: DiffusionModel, latents: Tensor, config: HarvestConfig, stamps: list[int], unit: int
-) -> Iterator[tuple[int, Tensor]]:
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + unit)
-    for t in stamps:
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
-        x_t = model.schedule.add_noise(latents, noise, t)
-        model.predict(x_t, t)
-        yield t, x_t
+__all__ = ["HarvestConfig", "Stream", "grid", "harvest", "harvest_streams"]

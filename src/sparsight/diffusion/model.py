@@ -133,12 +133,26 @@ class DiffusionModel:
     def predict(self, x_t: Tensor, t: int | Tensor, *, index: int = 0, steps: int = 1) -> Prediction:
         """(x0, eps) at `x_t` (B, c, h, w); `t` is one timestep or a tensor (B,). `index` of `steps` is told to interventions."""
         self._step = Step(t=t, index=index, steps=steps)
-        stamps = torch.as_tensor(t, device=x_t.device).expand(len(x_t))
-        with self._autocast():
-            output = self.denoiser(x_t, stamps).sample
+        output = self._denoise(x_t, t)
         if output.shape[1] == 2 * x_t.shape[1]:  # models with a learned variance say it in extra channels
             output = output[:, : x_t.shape[1]]
         return self.schedule.convert(output.to(x_t.dtype), x_t, t)
+
+    def _denoise(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        stamps = torch.as_tensor(t, device=x_t.device).expand(len(x_t))
+        with self._autocast():
+            return self.denoiser(x_t, stamps).sample
+
+    def read(self, x_t: Tensor, t: int | Tensor, sites: Iterable[str]) -> Tape:
+        """The tokens (B, N, C) of `sites` at `x_t` (B, c, h, w), without a prediction: nothing after the last site is run.
+
+        `t` is one timestep or a tensor (B,). The tokens are those that `capture` records during `predict`. Raises
+        `SparsightError` for a site that does not exist.
+        """
+        self._step = Step(t=t)
+        with _sites.capture_once(self.denoiser, sites) as tape:
+            self._denoise(x_t, t)
+        return tape
 
     def pairs(self, steps: int) -> list[tuple[int, int]]:
         """The (t, next t) pairs of a run of `steps` steps, noisy to clean, as the pipeline's scheduler walks them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -137,23 +137,44 @@ def _write(output: Any, first: Tensor) -> Any:
 
 
 @contextmanager
-def capture(denoiser: nn.Module, sites: Iterable[str]) -> Iterator[Tape]:
+def capture(denoiser: nn.Module, sites: Iterable[str], done: Callable[[], None] = lambda: None) -> Iterator[Tape]:
     """Record the tokens of `sites` at every call. Hooks are removed whatever happens.
 
-    Raises `SparsightError` for a site that does not exist, naming the nearest ones.
+    `done` is called whenever every site has spoken. Raises `SparsightError` for a site that does not exist, naming the
+    nearest ones.
     """
-    tape = Tape()
+    tape, names = Tape(), list(dict.fromkeys(sites))
 
     def reader(site: str) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple, output: Any) -> None:
             tape.tokens[site], tape.grids[site] = to_tokens(_read(site, args, output))
+            if len(tape.tokens) == len(names):
+                done()
 
         return hook
 
     with ExitStack() as stack:
-        for site in dict.fromkeys(sites):
+        for site in names:
             handle = _module(denoiser, site).register_forward_hook(reader(site))
             stack.callback(handle.remove)
+        yield tape
+
+
+class _Stop(BaseException):
+    """Every wanted site has spoken. No `Exception`, so that no module on the way can take it for a failure."""
+
+
+def _stop() -> None:
+    raise _Stop
+
+
+@contextmanager
+def capture_once(denoiser: nn.Module, sites: Iterable[str]) -> Iterator[Tape]:
+    """As `capture`, for one call of the denoiser, which ends together with the block once every site has spoken.
+
+    A site that a pass calls several times is read at its first call.
+    """
+    with capture(denoiser, sites, _stop) as tape, suppress(_Stop):
         yield tape
 
 

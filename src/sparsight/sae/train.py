@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsight.activations import Store, TokenBatch
+from sparsight.activations import TokenBatch, TokenSource, batch_entropy
 from sparsight.activations.reader import generator
 from sparsight.errors import SparsightError
 from sparsight.files import digest, read_json
@@ -31,7 +31,7 @@ BOOKKEEPING = ("checkpoint_every", "log_every", "validate_every", "validation_to
 
 
 def train_sae(
-    store: Store,
+    store: TokenSource,
     config: TrainConfig,
     folder: Path | str | None = None,
     progress: Progress | None = None,
@@ -43,7 +43,8 @@ def train_sae(
     `folder` receives `log.jsonl`, a checkpoint while it lasts, and the SAE (`config.json` last). Called again, a
     finished training returns its SAE, and one that was killed goes on and ends with the very same weights (on the same
     machine and number of threads). `progress(step, total, metrics)` is called every `log_every` steps with step, loss,
-    mse (normalised units, mean over channels), l0, dar, fve, dead (share), lr, sparsity and tokens_per_second.
+    mse (normalised units, mean over channels), l0, dar, fve, dead (share), lr, sparsity, tokens_per_second,
+    and image_entropy and t_entropy: how well the batch was mixed, in bits.
 
     Raises `SparsightError` if the loss stops being finite (the last checkpoint is kept), and if `folder` belongs to
     another training.
@@ -71,7 +72,7 @@ def train_sae(
 
 def _steps(
     state: TrainState,
-    store: Store,
+    store: TokenSource,
     config: TrainConfig,
     images: Images,
     validation: Images,
@@ -91,6 +92,7 @@ def _steps(
                 _metrics(state, x, result, config)
                 | _validate(state, store, config, validation)
                 | {"tokens_per_second": speed}
+                | batch_entropy(batch)
             )
         if folder is not None and config.checkpoint_every and step % config.checkpoint_every == 0:
             state.save(folder, identity)
@@ -126,7 +128,7 @@ def remove_radial_part(gradient: Tensor, atoms: Tensor) -> None:
     gradient.addcmul_(atoms, torch.linalg.vecdot(gradient, atoms).unsqueeze(1), value=-1)
 
 
-def input_statistics(store: Store, config: TrainConfig, images: Images = None) -> tuple[Tensor, float]:
+def input_statistics(store: TokenSource, config: TrainConfig, images: Images = None) -> tuple[Tensor, float]:
     """The mean (d_in,) of the tokens and sqrt(d_in / E|x - mean|^2), in fp64 over half a million tokens at most.
 
     Raises `SparsightError` if all tokens are the same.
@@ -144,11 +146,11 @@ def input_statistics(store: Store, config: TrainConfig, images: Images = None) -
             break
     variance = squares / count - float((total / count).square().sum())
     if variance <= 1e-12 * max(1.0, float(shift.square().sum())):
-        raise SparsightError(f"all tokens of {store.folder} are the same: there is nothing to learn")
+        raise SparsightError(f"all tokens of {store} are the same: there is nothing to learn")
     return (shift + total / count).float(), math.sqrt(store.spec.channels / variance)
 
 
-def _state(store: Store, config: TrainConfig, images: Images) -> TrainState:
+def _state(store: TokenSource, config: TrainConfig, images: Images) -> TrainState:
     device = torch.device(
         ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
     )
@@ -156,7 +158,7 @@ def _state(store: Store, config: TrainConfig, images: Images) -> TrainState:
     return TrainState.fresh(sae, (config.beta1, config.beta2), device)
 
 
-def _batches(store: Store, config: TrainConfig, start: int, images: Images) -> Iterator[TokenBatch]:
+def _batches(store: TokenSource, config: TrainConfig, start: int, images: Images) -> Iterator[TokenBatch]:
     batches = store.batches(config.batch_size, seed=config.seed, memory_mb=config.memory_mb, start=start, images=images)
     return islice(batches, config.steps - start)
 
@@ -182,7 +184,7 @@ def _metrics(state: TrainState, x: Tensor, result: StepResult, config: TrainConf
     }
 
 
-def _validate(state: TrainState, store: Store, config: TrainConfig, validation: Images) -> dict[str, float]:
+def _validate(state: TrainState, store: TokenSource, config: TrainConfig, validation: Images) -> dict[str, float]:
     if validation is None or not config.validate_every or state.step % config.validate_every:
         return {}
     size = min(config.validation_tokens, 1024)
@@ -191,7 +193,7 @@ def _validate(state: TrainState, store: Store, config: TrainConfig, validation: 
     return {f"validation_{name}": value for name, value in scores.items()}
 
 
-def _identity(store: Store, config: TrainConfig, images: Images) -> str:
+def _identity(store: TokenSource, config: TrainConfig, images: Images) -> str:
     chosen = None if images is None else sorted(torch.as_tensor(images).tolist())
     return digest([{k: v for k, v in asdict(config).items() if k not in BOOKKEEPING}, store.digest, chosen])
 
@@ -209,7 +211,7 @@ def _lasting(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name != "tokens_per_second"}
 
 
-def _extra(store: Store, config: TrainConfig, identity: str) -> dict[str, Any]:
+def _extra(store: TokenSource, config: TrainConfig, identity: str) -> dict[str, Any]:
     spec = store.spec
     made_of = {"site": spec.site, "mode": spec.mode, "model": spec.model, "model_hash": spec.model_hash}
     return made_of | {"store": store.digest, "training": identity, "train_config": asdict(config)}
