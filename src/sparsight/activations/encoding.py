@@ -44,14 +44,19 @@ class Spread:
 
     def add(self, tokens: Tensor, encoded: Encoded) -> None:
         """Count in tokens (M, N, C), given with what is stored of them."""
-        x = tokens.double().flatten(0, -2)
-        self.lost += float((x - encoded.decode().double().flatten(0, -2)).square().sum())
-        self.count, self.total = self.count + len(x), self.total + x.sum(0)
-        self.squares += float(x.square().sum())
+        x = tokens.float().flatten(0, -2)
+        self.lost += _squares(x - encoded.decode().flatten(0, -2))
+        self.count, self.total = self.count + len(x), self.total + x.sum(0, dtype=torch.float64)
+        self.squares += _squares(x)
 
     def sums(self) -> list[float]:
         """[squared error, squared deviation from the mean token]."""
         return [self.lost, max(0.0, self.squares - float(self.total.square().sum()) / max(self.count, 1))]
+
+
+def _squares(x: Tensor) -> float:
+    """The sum of squares, summed in fp64 without a copy of `x` in fp64."""
+    return float(torch.linalg.vector_norm(x, dtype=torch.float64)) ** 2
 
 
 def generator(*seeds: int) -> torch.Generator:
