@@ -162,10 +162,10 @@ class LiveSource:
                 rows.add(tokens[""], image, torch.full_like(image, t))
             return
         which = torch.tensor([i for i, draw in enumerate(draws) for _ in draw.stamps])
-        t = torch.tensor([stamp for draw in draws for stamp in draw.stamps])
+        stamps = torch.tensor([stamp for draw in draws for stamp in draw.stamps])
         noise = torch.stack([self._noise(draw, stamp) for draw in draws for stamp in draw.stamps]).to(latents)
-        x_t = live.model.schedule.add_noise(latents[which.to(latents.device)], noise, t)
-        rows.add(live.model.read(x_t, t, [spec.site])[spec.site], image[which], t)
+        x_t = live.model.schedule.add_noise(latents[which.to(latents.device)], noise, stamps)
+        rows.add(live.model.read(x_t, stamps, [spec.site])[spec.site], image[which], stamps)
 
     def _noise(self, draw: Draw, t: int) -> Tensor:
         seeds = (self.config.seed, draw.epoch, draw.image, t)

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 import torch
 
-Plan, Made = TypeVar("Plan"), TypeVar("Made")
+Plan = TypeVar("Plan")
+Made = TypeVar("Made")
 
 
 def ahead(make: Callable[[Plan], Made], plans: Iterator[Plan], stop: Event) -> Iterator[Made]:
