@@ -111,13 +111,14 @@ def results(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write: OUT.json and OUT.tables.md.")] = Path(
         "results"
     ),
+    sae: Annotated[bool, typer.Option("--sae", help="Set their SAEs side by side instead; any runs will do.")] = False,
 ) -> None:
     """Pool runs of several seeds into one table, with its JSON beside it."""
     from sparsight.pipeline import Run
-    from sparsight.pipeline.results import write_results
+    from sparsight.pipeline.results import write_results, write_saes
 
-    command = f"sparsight results {' '.join(map(str, folders))} -o {out}"
-    write_results([Run.open(folder) for folder in folders], out, command)
+    command = f"sparsight results {' '.join(map(str, folders))}{' --sae' if sae else ''} -o {out}"
+    (write_saes if sae else write_results)([Run.open(folder) for folder in folders], out, command)
     typer.echo(f"{out.with_suffix('.json')} {out.with_suffix('.tables.md')}")
 
 

@@ -193,3 +193,21 @@ def test_runs_of_different_recipes_are_not_pooled(run, tmp_path):
     other = Run(tmp_path, load_recipe("demo", [*SMALL, "sae.lr=0.5"]))
     with pytest.raises(SparsightError, match="differ in 'sae'"):
         pooled_metrics([Run.open(run.folder), other])
+
+
+def test_saes_stand_side_by_side(run, tmp_path):
+    from sparsight.pipeline.results import write_saes
+
+    write_saes([Run.open(run.folder)] * 2, tmp_path / "saes", "a test")
+    found = json.loads((tmp_path / "saes.json").read_text())["runs"]
+    assert [one["sae"] for one in found] == [json.loads((run.folder / "sae" / "metrics.json").read_text())] * 2
+    assert f"| {30 * 256:,} |" in (tmp_path / "saes.tables.md").read_text()
+
+
+def test_a_run_without_an_sae_is_named(run, tmp_path):
+    from sparsight.pipeline.results import write_saes
+
+    (tmp_path / "recipe.yaml").write_text((run.folder / "recipe.yaml").read_text())
+    with pytest.raises(SparsightError, match="holds no trained SAE"):
+        write_saes([Run.open(tmp_path)], tmp_path / "saes", "a test")
+    assert not (tmp_path / "saes.json").exists()

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sparsight.files import atomic, write_json
+from sparsight.errors import SparsightError
+from sparsight.files import atomic, read_json, write_json
 from sparsight.pipeline.evaluate import pooled_metrics
 from sparsight.pipeline.run import Run
 
@@ -32,6 +33,34 @@ def write_results(runs: Sequence[Run], out: Path, command: str) -> dict[str, Any
     with atomic(out.with_suffix(".tables.md")) as temporary:
         temporary.write_text(tables(metrics), "utf-8")
     return metrics
+
+
+def write_saes(runs: Sequence[Run], out: Path, command: str) -> list[dict[str, Any]]:
+    """The SAEs of runs side by side, on held-out tokens: `out`.json ({"runs": [{"folder", "sae", "training"}]}) and its table.
+
+    Raises `SparsightError` where a run has trained none.
+    """
+    found = []
+    for run in runs:
+        if not (run.folder / "sae" / "metrics.json").exists():
+            raise SparsightError(f"{run.folder} holds no trained SAE: run it with --until train first")
+        sae = read_json(run.folder / "sae" / "metrics.json")
+        found.append({"folder": str(run.folder), "sae": sae, "training": run.recipe.plain()["sae"]})
+    write_json(out.with_suffix(".json"), {"command": command, "runs": found})
+    rows = [_sae_row(one) for one in found]
+    header = ("gamma", "lambda", "tokens", "cosine", "FVE", "L0", "DAR", "dead", "held-out tokens")
+    with atomic(out.with_suffix(".tables.md")) as temporary:
+        temporary.write_text(f"Made by `{command}`.\n\n{_rows(header, rows)}\n", "utf-8")
+    return found
+
+
+def _sae_row(one: dict[str, Any]) -> list[str]:
+    sae, training = one["sae"], one["training"]
+    return [
+        f"{sae['expansion']:g}", f"{training['sparsity']:g}", f"{training['steps'] * training['batch_size']:,}",
+        f"{sae['cosine']:.4f}", f"{sae['fve']:.4f}", f"{sae['l0']:.1f}", f"{sae['dar']:.2%}", f"{sae['dead']:.1%}",
+        f"{sae['n_tokens']:,}",
+    ]  # fmt: skip
 
 
 def tables(metrics: dict[str, Any]) -> str:
