@@ -43,7 +43,7 @@ class TrainState:
         sae = sae.to(device).requires_grad_(False)
         views = (sae.W_enc.data.t(), sae.b_enc.data, sae.W_dec.data, sae.b_dec.data)
         weights = Weights(*(torch.nn.Parameter(view) for view in views))
-        own = {name: torch.nn.Parameter(value.data) for name, value in sae.own.items()}
+        own: dict[str, Tensor] = {name: torch.nn.Parameter(value.data) for name, value in sae.own.items()}
         adam = torch.optim.Adam([*weights, *own.values()], betas=betas, fused=device.type in ("cpu", "cuda"))
         since = torch.zeros(sae.config.d_sae, dtype=torch.int64, device=device)
         return cls(sae, weights, adam, since, own=own)

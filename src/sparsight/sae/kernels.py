@@ -189,12 +189,11 @@ def _chunks(inputs: _Inputs, rule: Rule, work: Workspace) -> Iterator[Tensor]:
     """Pre-activations (rows, m), a few rows at a time, always in the same memory."""
     kind = torch.bfloat16 if rule.amp else inputs.tokens.dtype
     enc, bias = inputs.w.enc.to(kind).t(), inputs.w.b_enc.to(kind)
-    by_time = inputs.own["b_time"].to(kind) if inputs.time is not None else None
     for at in _slices(inputs):
         rows = inputs.tokens[at].to(kind)
         pre = torch.addmm(bias, rows, enc, out=work.get("pre", len(rows), inputs.w.enc, kind))
         if inputs.time is not None:
-            pre.addmm_(inputs.time[at].to(kind), by_time)
+            pre.addmm_(inputs.time[at].to(kind), inputs.own["b_time"].to(kind))
         yield pre
 
 

@@ -17,10 +17,13 @@ def revive(state: TrainState, inputs: Tensor, error: Tensor, dead: Tensor, gener
     proportion to |error|^2, each at most once and an eighth of the batch at most, since several latents on one token
     would overshoot together. A moved latent points along its token's residual r, has the mean length of the living
     (also the decoder's, unless that is 1), and the bias at which its pre-activation there is |r| / 2 times that length:
-    it fires on its token, and on those that share more than half of its residual. Adam forgets it.
+    it fires on its token, and on those that share more than half of its residual. Adam forgets it. "jumprelu" and
+    "gated" leave out tokens where that bias would be positive, whose latent would fire on nearly everything.
     """
     count = min(int(dead.sum()), max(1, len(inputs) // 8))
     chance = error.square().sum(1).cpu().double()
+    if state.sae.config.activation != "relu":  # ReLU trainings stay as they were
+        chance[((error * (inputs + error / 2)).sum(1) > 0).cpu()] = 0
     if count == 0 or int((chance > 0).sum()) < count:
         return dead.nonzero().squeeze(1)[:0]
     index = dead.nonzero().squeeze(1)[:count]

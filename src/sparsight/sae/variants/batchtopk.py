@@ -23,7 +23,7 @@ class BatchTopK(Variant):
     k: int
 
     def dense(self, pre: Tensor, latents: Latents) -> Tensor:
-        return pre * (pre > latents["threshold"])
+        return torch.where(pre > latents["threshold"], pre, 0.0)
 
     def entries(self, pre: Tensor, latents: Latents) -> SparseCode:
         return above_code(pre, latents["threshold"])

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sparsight.sae.sparsity import SparseCode, above_code, join
@@ -27,7 +28,7 @@ class JumpReLU(Variant):
     own = ("log_threshold",)
 
     def dense(self, pre: Tensor, latents: Latents) -> Tensor:
-        return pre * (pre > latents["log_threshold"].exp())
+        return torch.where(pre > latents["log_threshold"].exp(), pre, 0.0)
 
     def entries(self, pre: Tensor, latents: Latents) -> SparseCode:
         return above_code(pre, latents["log_threshold"].exp())
