@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sparsight.errors import SparsightError
 from sparsight.files import atomic
-from sparsight.sae.kernels import Weights
 from sparsight.sae.model import SAE
+from sparsight.sae.rule import Weights
 
 FILE = "checkpoint.safetensors"
 LOG = "log.jsonl"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsight.sae.kernels import Own, Rule, Weights
+from sparsight.sae.rule import Own, Rule, Weights
 from sparsight.sae.sparsity import topk
 
 

@@ -11,8 +11,9 @@ from sparsight.activations.reader import generator
 from sparsight.errors import SparsightError
 from sparsight.sae.checkpoint import TrainState
 from sparsight.sae.config import TrainConfig
-from sparsight.sae.kernels import Rule, StepResult, Workspace, training_step
+from sparsight.sae.kernels import training_step
 from sparsight.sae.revive import revive
+from sparsight.sae.rule import Rule, StepResult, Workspace
 
 
 def take_step(

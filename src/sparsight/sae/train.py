@@ -19,9 +19,9 @@ from sparsight.files import digest, read_json
 from sparsight.sae.checkpoint import FILE, Log, TrainState, require_same_training
 from sparsight.sae.config import TrainConfig, without_later_defaults
 from sparsight.sae.initial import SAMPLE, start_from_data
-from sparsight.sae.kernels import StepResult, Workspace
 from sparsight.sae.metrics import evaluate_sae
 from sparsight.sae.model import SAE
+from sparsight.sae.rule import StepResult, Workspace
 from sparsight.sae.step import take_step
 
 Progress = Callable[[int, int, dict[str, float]], None]
