@@ -20,14 +20,20 @@ OPTIONS: dict[str, dict[str, str]] = {
         "d_sae": "number of latents, if you would rather say it outright",
     },
     "Sparsity": {
-        "activation": "relu: z = ReLU(W h + b), pushed to be sparse by a penalty; topk: the k largest, exactly",
-        "k": "topk: active latents of a token",
-        "sparsity": "relu: weight of the penalty. Higher: fewer active latents (L0), worse reconstruction (fve)",
-        "sparsity_warmup": "relu: steps over which the weight rises from 0",
+        "activation": "relu: z = ReLU(W h + b), pushed to be sparse by a penalty; topk: the k largest, exactly; "
+        "batchtopk: k on average; jumprelu: a learned threshold for each latent; gated: on or off, and how much, apart",
+        "k": "topk, batchtopk: active latents of a token",
+        "sparsity": "relu, jumprelu, gated: weight of the penalty. Higher: fewer active latents (L0), lower fve",
+        "sparsity_warmup": "steps over which the weight rises from 0",
+        "bandwidth": "jumprelu: width of the window in which a threshold learns, in units of the pre-activation",
+        "threshold_decay": "batchtopk: memory of the running threshold that inference uses",
     },
     "Form": {
         "decoder_norm": "unit: atoms of length 1; free: as they come",
         "pre_bias": "subtract b_dec before encoding",
+        "init": "tied: random directions, the same in encoder and decoder; data: directions of tokens",
+        "prefixes": "Matryoshka: the first so many latents must reconstruct alone, as in [256,1024]; []: an ordinary SAE",
+        "t_edges": "an encoder bias for each bin of timesteps, cut as in [200,600]; []: the SAE does not know t",
     },
     "Length and pace": {
         "steps": "steps of Adam. Tokens read = steps x batch_size",
@@ -41,9 +47,9 @@ OPTIONS: dict[str, dict[str, str]] = {
     },
     "Dead latents": {
         "dead_after": "a latent is dead that has not fired for so many tokens",
-        "revive_every": "relu: steps between moving dead latents onto badly reconstructed tokens; 0 = never",
-        "aux_k": "topk: so many dead latents learn to explain what is left over; 0 = none",
-        "aux_coefficient": "topk: weight of that loss",
+        "revive_every": "all but topk and batchtopk: steps between moving dead latents onto badly reconstructed tokens; 0 = never",
+        "aux_k": "all but relu: so many dead latents learn to explain what is left over; 0 = none",
+        "aux_coefficient": "weight of that loss",
     },
     "Watching": {
         "log_every": "steps between figures in log.jsonl, on the terminal and in --log",

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sparsight.sae.kernels as kernels
-from sparsight.sae.kernels import Rule, Weights, Workspace, reference_loss, training_step
+from sparsight.sae.kernels import Rule, Weights, Workspace, training_step
+from sparsight.sae.reference import reference_loss
 
 
 def weights(d, m, bias=0.0, dtype=torch.float64, seed=0):
@@ -54,8 +55,8 @@ def test_relu_step_is_autograd(path, pre_bias):
 def test_any_size_and_density(tokens, d, m, bias, k, dense_above):
     """From a code with no entry at all to one with no zero."""
     x = torch.randn(tokens, d, dtype=torch.float64, generator=torch.Generator().manual_seed(tokens))
-    k = min(k, m) if k else None
-    assert_equal(x, weights(d, m, bias), Rule(k, True, 4.0 if k is None else 0.0, dense_above=dense_above))
+    rule = Rule("topk", min(k, m)) if k else Rule(sparsity=4.0, dense_above=dense_above)
+    assert_equal(x, weights(d, m, bias), rule)
 
 
 @pytest.mark.parametrize("dense_above", [0.0, 1.0])
@@ -73,7 +74,7 @@ def test_auxk_reaches_encoder_and_decoder(pre_bias, aux_k):
     dead = torch.zeros(50, dtype=torch.bool)
     dead[::4] = True
     w.b_enc[dead] -= 2.0  # they rarely win the TopK, as dead ones do
-    rule = Rule(3, pre_bias, aux_k=aux_k, aux_coefficient=0.5)
+    rule = Rule("topk", 3, pre_bias, aux_k=aux_k, aux_coefficient=0.5)
     with_aux = assert_equal(x, w, rule, dead)
     without = training_step(x, w, replace(rule, aux_k=0), Workspace(), dead)
     for name in ("enc", "dec", "b_enc"):
@@ -83,7 +84,7 @@ def test_auxk_reaches_encoder_and_decoder(pre_bias, aux_k):
 
 def test_topk_gives_no_gradient_to_entries_that_relu_zeroed():
     x, w = torch.randn(10, 4, dtype=torch.float64), weights(4, 20, bias=-100.0)
-    result = assert_equal(x, w, Rule(5))
+    result = assert_equal(x, w, Rule("topk", 5))
     assert result.active == 0 and result.gradients.enc.abs().sum() == 0 and not result.fired.any()
 
 

@@ -52,6 +52,17 @@ def test_bins_of_t_are_the_metrics_of_their_tokens(sae):
     assert {k: found["by_t"][1][k] for k in alone} == pytest.approx(alone)
 
 
+def test_the_density_histogram_counts_every_latent_once(sae):
+    x = torch.randn(700, 8, generator=torch.Generator().manual_seed(0)) * 3 + 21
+    found = evaluate_sae(sae, [x[:300], x[300:]], density=True)["density"]
+    share = (sae.encode(x) > 0).double().mean(0)
+    edges = found["log10_edges"]
+    for low, high, count in zip(edges[:-1], edges[1:], found["latents"], strict=True):
+        top = share <= 1 if high == 0 else share < 10**high
+        assert count == int(((share >= 10**low) & top).sum())
+    assert found["never"] == int((share == 0).sum()) >= 1 and sum(found["latents"]) + found["never"] == 40
+
+
 def test_mistakes_are_named(sae):
     with pytest.raises(SparsightError, match="no tokens"):
         evaluate_sae(sae, [])

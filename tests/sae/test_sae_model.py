@@ -118,6 +118,19 @@ def test_a_folder_that_does_not_fit_is_refused_in_one_sentence(tmp_path, spoil, 
         SAE.from_pretrained(tmp_path)
 
 
+def test_a_folder_of_an_earlier_version_loads(tmp_path):
+    """Its config.json names none of the fields that came later."""
+    sae = make()
+    sae.save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    for name in ("prefixes", "t_edges"):
+        del values[name]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    again = SAE.from_pretrained(tmp_path)
+    assert again.config == sae.config and torch.equal(again.encode(tokens(5)), sae.encode(tokens(5)))
+    assert set(again.state_dict()) == {"W_enc", "b_enc", "W_dec", "b_dec", "mean", "scale"}
+
+
 def test_missing_fields_and_folders(tmp_path):
     make().save_pretrained(tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sparsight.activations.reader import generator
+from sparsight.activations.encoding import generator
 from sparsight.errors import SparsightError
 from sparsight.sae import SAE, SAEConfig, TrainConfig, evaluate_sae, input_statistics, train_sae
 from sparsight.sae.checkpoint import TrainState
 from sparsight.sae.kernels import Rule, Workspace, training_step
 from sparsight.sae.revive import revive
-from sparsight.sae.train import remove_radial_part
+from sparsight.sae.step import remove_radial_part
 
 SMALL = TrainConfig(
     d_sae=48, steps=24, batch_size=64, lr=1e-2, sparsity=1.0, sparsity_warmup=5, lr_warmup=3, lr_decay=6,

@@ -16,6 +16,8 @@ from sparsight.diffusion import DiffusionModel
 from sparsight.errors import SparsightError
 from sparsight.files import atomic, digest, read_json, write_json
 from sparsight.pipeline.recipe import Recipe, load_recipe
+from sparsight.sae import TrainConfig
+from sparsight.sae.config import without_later_defaults
 from sparsight.worlds import load_world
 from sparsight.worlds.avatars.world import AvatarsWorld
 
@@ -103,6 +105,7 @@ class Run:
     def key(self, stage: str) -> str:
         """A digest of everything that this stage depends on."""
         plain = self.recipe.plain()
+        plain["sae"] = without_later_defaults(TrainConfig, plain["sae"])  # runs of earlier versions stay done
         reads = [name for s in STAGES[: STAGES.index(stage) + 1] for name in _READS[s]]
         return digest({"model": self.model.fingerprint(), **{name: plain[name] for name in reads}})
 

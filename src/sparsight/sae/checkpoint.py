@@ -6,7 +6,7 @@ There is no state of a random generator: all randomness is a function of the see
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sparsight.errors import SparsightError
 from sparsight.files import atomic
-from sparsight.sae.kernels import Weights
 from sparsight.sae.model import SAE
+from sparsight.sae.rule import Weights
 
 FILE = "checkpoint.safetensors"
 LOG = "log.jsonl"
@@ -25,13 +25,17 @@ LOG = "log.jsonl"
 
 @dataclass
 class TrainState:
-    """Everything a training step reads and writes. `since` (m,) int64: tokens since each latent last fired."""
+    """Everything a training step reads and writes. `since` (m,) int64: tokens since each latent last fired.
+
+    `own` holds what only some SAEs train, by name: see `SAE.own`.
+    """
 
     sae: SAE
     weights: Weights
     adam: torch.optim.Adam
     since: Tensor
     step: int = 0
+    own: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def fresh(cls, sae: SAE, betas: tuple[float, float], device: torch.device) -> TrainState:
@@ -39,13 +43,19 @@ class TrainState:
         sae = sae.to(device).requires_grad_(False)
         views = (sae.W_enc.data.t(), sae.b_enc.data, sae.W_dec.data, sae.b_dec.data)
         weights = Weights(*(torch.nn.Parameter(view) for view in views))
-        adam = torch.optim.Adam(list(weights), betas=betas, fused=device.type in ("cpu", "cuda"))
-        return cls(sae, weights, adam, torch.zeros(sae.config.d_sae, dtype=torch.int64, device=device))
+        own: dict[str, Tensor] = {name: torch.nn.Parameter(value.data) for name, value in sae.own.items()}
+        adam = torch.optim.Adam([*weights, *own.values()], betas=betas, fused=device.type in ("cpu", "cuda"))
+        since = torch.zeros(sae.config.d_sae, dtype=torch.int64, device=device)
+        return cls(sae, weights, adam, since, own=own)
+
+    def trained(self) -> dict[str, Tensor]:
+        """Every trained tensor by name."""
+        return self.weights._asdict() | self.own
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors of the state by name; Adam's are there from the first step on."""
         named = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()} | {"since": self.since}
-        for name, weight in zip(Weights._fields, self.weights, strict=True):
+        for name, weight in self.trained().items():
             named |= {f"adam.{name}.{key}": value for key, value in self.adam.state[weight].items()}
         return named
 
@@ -77,7 +87,7 @@ class TrainState:
     def _restore(self, tensors: dict[str, Tensor]) -> None:
         self.sae.load_state_dict({k.removeprefix("sae."): v for k, v in tensors.items() if k.startswith("sae.")})
         self.since.copy_(tensors["since"])
-        for name, weight in zip(Weights._fields, self.weights, strict=True):
+        for name, weight in self.trained().items():
             prefix = f"adam.{name}."
             own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
             self.adam.state[weight] = {k: v.clone().to(weight.device) for k, v in own.items()}

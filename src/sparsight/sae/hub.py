@@ -17,7 +17,7 @@ from torch import Tensor
 from sparsight import __version__
 from sparsight.errors import SparsightError
 from sparsight.files import atomic, read_json, write_json
-from sparsight.sae.config import SAEConfig, check_fields
+from sparsight.sae.config import LATER, SAEConfig, check_fields
 
 if TYPE_CHECKING:
     from sparsight.sae.model import SAE
@@ -80,7 +80,7 @@ def load(name_or_path: str, subfolder: str | None, revision: str | None) -> tupl
     extra = values.pop("extra", {})
     check_fields(SAEConfig, values)
     for name in asdict(SAEConfig(1, 64)):
-        if name not in values:
+        if name not in values and name not in LATER:
             raise SparsightError(f"{folder / 'config.json'} lacks {name!r}")
     return values | {"extra": extra}, read_tensors(folder / "model.safetensors")
 

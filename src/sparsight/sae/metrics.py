@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from sparsight.activations import TokenBatch
 from sparsight.errors import SparsightError
 from sparsight.sae.model import SAE
 
+DENSITY_EDGES = tuple(-6 + 0.25 * i for i in range(25))  # log10 of the share of tokens, from one in a million to all
+
 
 class _Sums:
     """Running fp64 sums over tokens (n, d), from which every metric follows."""
@@ -22,10 +24,12 @@ class _Sums:
         self.sae, self.n = sae, 0
         self.x = torch.zeros(sae.config.d_in, dtype=torch.float64, device=sae.mean.device)
         self.scalars = torch.zeros(5, dtype=torch.float64, device=sae.mean.device)  # xx, ee, cosine, centred, active
-        self.fired = torch.zeros(sae.config.d_sae, dtype=torch.bool, device=sae.mean.device)
+        self.fired = torch.zeros(
+            sae.config.d_sae, dtype=torch.int64, device=sae.mean.device
+        )  # tokens a latent fired on
 
-    def add(self, x: Tensor) -> None:
-        code = self.sae.encode_sparse(x)
+    def add(self, x: Tensor, t: Tensor | None) -> None:
+        code = self.sae.encode_sparse(x, t)
         out, mean = self.sae.decode(code).double(), self.sae.mean.double()
         x = x.double()
         cosines = [F.cosine_similarity(x, out, dim=1), F.cosine_similarity(x - mean, out - mean, dim=1)]
@@ -37,7 +41,7 @@ class _Sums:
         ]
         self.scalars += torch.stack(sums)
         self.x += (x - mean).sum(0)  # around the SAE's mean: nothing large cancels in fve
-        self.fired[code.indices] = True
+        self.fired += torch.bincount(code.indices, minlength=len(self.fired))
         self.n += len(x)
 
     def metrics(self) -> dict[str, Any]:
@@ -52,14 +56,25 @@ class _Sums:
             "fve": 1 - ee / spread if spread > 0 else 0.0,
             "l0": active / self.n,
             "dar": active / self.n / self.sae.config.d_sae,
-            "dead": 1 - float(self.fired.double().mean()),
+            "dead": float((self.fired == 0).double().mean()),
             "n_tokens": self.n,
         }
+
+    def density(self) -> dict[str, Any]:
+        share = self.fired[self.fired > 0].double() / self.n
+        number = (share.log10() - DENSITY_EDGES[0]).div(DENSITY_EDGES[1] - DENSITY_EDGES[0]).floor().long()
+        count = torch.bincount(number.clamp(0, len(DENSITY_EDGES) - 2), minlength=len(DENSITY_EDGES) - 1)
+        never = len(self.fired) - len(share)
+        return {"log10_edges": list(DENSITY_EDGES), "latents": count.tolist(), "never": never}
 
 
 @torch.no_grad()
 def evaluate_sae(
-    sae: SAE, batches: Iterable[Tensor | TokenBatch], bins: Sequence[int] | None = None, chunk: int = 4096
+    sae: SAE,
+    batches: Iterable[Tensor | TokenBatch],
+    bins: Sequence[int] | None = None,
+    chunk: int = 4096,
+    density: bool = False,
 ) -> dict[str, Any]:
     """Score an SAE on a finite set of raw tokens (..., d_in).
 
@@ -69,28 +84,38 @@ def evaluate_sae(
     above 0; `dead`, the share of latents that never fired here; `n_tokens`.
 
     With `bins` (edges of t, needs `TokenBatch`es) the key `by_t` holds the same for each [edge, next edge) with tokens.
-    Raises `SparsightError` if there are no tokens.
+    With `density` the key `density` holds the histogram of how often latents fire: `latents[i]` of them on a share of
+    tokens whose log10 lies in [`log10_edges[i]`, `log10_edges[i + 1]`) (the ends take what lies beyond them), `never` not
+    once. Raises `SparsightError` if there are no tokens, or if the SAE is told t and the batches do not know theirs.
     """
     whole = _Sums(sae)
     parts = [_Sums(sae) for _ in (bins or [])[:-1]]
     for batch in batches:
-        tokens = batch.tokens if isinstance(batch, TokenBatch) else batch
-        for x in tokens.to(sae.mean.device).reshape(-1, sae.config.d_in).split(chunk):
-            whole.add(x)
+        for x, t in _pieces(sae, batch, chunk):
+            whole.add(x, t)
         if bins is not None:
-            _add_by_t(parts, bins, batch, sae.mean.device)
+            _add_by_t(parts, bins, batch, chunk)
     if not whole.n:
         raise SparsightError("there are no tokens to evaluate the SAE on")
+    found = whole.metrics() | ({"density": whole.density()} if density else {})
     if bins is None:
-        return whole.metrics()
+        return found
     ranges = zip(bins[:-1], bins[1:], parts, strict=True)
-    return whole.metrics() | {"by_t": [{"from": a, "to": b, **p.metrics()} for a, b, p in ranges if p.n]}
+    return found | {"by_t": [{"from": a, "to": b, **p.metrics()} for a, b, p in ranges if p.n]}
 
 
-def _add_by_t(parts: list[_Sums], bins: Sequence[int], batch: Tensor | TokenBatch, device: torch.device) -> None:
+def _pieces(sae: SAE, batch: Tensor | TokenBatch, chunk: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The tokens (rows, d_in) of a batch and their t (rows,), if it knows them, a chunk at a time."""
+    tokens = batch.tokens if isinstance(batch, TokenBatch) else batch
+    rows = tokens.to(sae.mean.device).reshape(-1, sae.config.d_in).split(chunk)
+    return zip(rows, batch.t.split(chunk) if isinstance(batch, TokenBatch) else [None] * len(rows), strict=True)
+
+
+def _add_by_t(parts: list[_Sums], bins: Sequence[int], batch: Tensor | TokenBatch, chunk: int) -> None:
     if not isinstance(batch, TokenBatch):
         raise SparsightError("bins of t need batches that know their t: pass TokenBatches, not plain tensors")
     which = torch.tensor([bisect_right(bins, t) - 1 for t in batch.t.tolist()])
     for index, part in enumerate(parts):
         if (which == index).any():
-            part.add(batch.tokens[which == index].to(device))
+            for x, t in _pieces(part.sae, TokenBatch(*(column[which == index] for column in batch)), chunk):
+                part.add(x, t)

@@ -1,4 +1,4 @@
-"""Sparse codes: what a ReLU or a TopK leaves of the pre-activations, without the zeros."""
+"""Sparse codes: what an activation leaves of the pre-activations, without the zeros."""
 
 from __future__ import annotations
 
@@ -36,6 +36,11 @@ class SparseCode(NamedTuple):
         z = self.values.new_zeros(len(self.offsets) - 1, d_sae)
         return z.index_put((self.tokens, self.indices), self.values)
 
+    def where(self, mask: Tensor) -> SparseCode:
+        """The entries for which `mask` (nnz,) is true."""
+        offsets = F.pad(mask.cumsum(0), (1, 0))[self.offsets]
+        return SparseCode(self.indices[mask], self.values[mask], offsets)
+
     @property
     def tokens(self) -> Tensor:
         """The token of each entry, (nnz,) int64."""
@@ -56,8 +61,13 @@ def topk(pre: Tensor, k: int) -> Tensor:
 
 def relu_code(pre: Tensor) -> SparseCode:
     """The code of (T, m) pre-activations under ReLU."""
+    return above_code(pre, 0.0)
+
+
+def above_code(pre: Tensor, bound: Tensor | float) -> SparseCode:
+    """The entries of (T, m) pre-activations above `bound`: one number, or one for each latent, (m,)."""
     tokens, latents = pre.shape
-    flat = _nonzero(pre.detach().reshape(-1) > 0)
+    flat = nonzero((pre.detach() > bound).reshape(-1))
     starts = torch.arange(tokens + 1, device=pre.device) * latents
     return SparseCode(flat % latents, pre.reshape(-1)[flat], torch.searchsorted(flat, starts))
 
@@ -83,7 +93,8 @@ def code_in_chunks(x: Tensor, d_sae: int, code: Callable[[Tensor], SparseCode]) 
     return join([code(rows) for rows in x.split(max(1, CHUNK // d_sae))])
 
 
-def _nonzero(mask: Tensor) -> Tensor:
+def nonzero(mask: Tensor) -> Tensor:
+    """The places (n,) int64 at which a mask (N,) is true, in order."""
     if mask.device.type == "cpu":  # numpy's is three times as fast as torch's on one core
         return torch.from_numpy(np.flatnonzero(mask.numpy()))
     return mask.nonzero().squeeze(1)

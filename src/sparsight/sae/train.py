@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from sparsight.activations import TokenBatch, TokenSource, batch_entropy
-from sparsight.activations.reader import generator
 from sparsight.errors import SparsightError
 from sparsight.files import digest, read_json
 from sparsight.sae.checkpoint import FILE, Log, TrainState, require_same_training
-from sparsight.sae.config import TrainConfig
-from sparsight.sae.kernels import Rule, StepResult, Workspace, training_step
+from sparsight.sae.config import TrainConfig, without_later_defaults
+from sparsight.sae.initial import SAMPLE, start_from_data
 from sparsight.sae.metrics import evaluate_sae
 from sparsight.sae.model import SAE
-from sparsight.sae.revive import revive
+from sparsight.sae.rule import StepResult, Workspace
+from sparsight.sae.step import take_step
 
 Progress = Callable[[int, int, dict[str, float]], None]
 Images = Tensor | list[int] | None
@@ -58,6 +58,8 @@ def train_sae(
     if folder is None or not state.load(folder, identity):
         mean, scale = input_statistics(store, config, images)
         state.sae.set_statistics(mean, scale)
+        if config.init == "data":
+            start_from_data(state.sae, _some_tokens(state.sae, store, config, images))
     log, metrics = Log(folder, state.step), {}
     for metrics in _steps(state, store, config, images, validation, folder, identity):
         log.write(metrics)
@@ -83,7 +85,8 @@ def _steps(
     work, last = Workspace(), perf_counter()
     for step, batch in enumerate(_batches(store, config, state.step, images), state.step + 1):
         x = state.sae.normalise(batch.tokens.to(state.since.device))
-        result = _step(state, x, config, step, work)
+        time = state.sae.bins(batch.t) if config.t_edges else None
+        result = take_step(state, x, config, step, work, time)
         state.step = step
         if step % config.log_every == 0 or step == config.steps:
             speed = config.log_every * config.batch_size / (perf_counter() - last)
@@ -96,36 +99,6 @@ def _steps(
             )
         if folder is not None and config.checkpoint_every and step % config.checkpoint_every == 0:
             state.save(folder, identity)
-
-
-def _step(state: TrainState, x: Tensor, config: TrainConfig, step: int, work: Workspace) -> StepResult:
-    """One step of Adam: the loss and gradients by hand, the unit norm kept, the dead counted and revived."""
-    weights, unit = state.weights, config.decoder_norm == "unit"
-    dead = state.since >= config.dead_after
-    result = training_step(x, weights, _rule(config, step), work, dead)
-    if not math.isfinite(float(result.loss)):
-        raise SparsightError(
-            f"the loss is {float(result.loss)} at step {step} of {config.steps}: "
-            "lower lr or sparsity; the last checkpoint is kept"
-        )
-    for weight, gradient in zip(weights, result.gradients, strict=True):
-        weight.grad = gradient
-    if unit:
-        remove_radial_part(result.gradients.dec, weights.dec.data)
-    state.adam.param_groups[0]["lr"] = config.lr_at(step)
-    state.adam.step()
-    if unit:
-        weights.dec.data.div_(weights.dec.data.norm(dim=1, keepdim=True))
-    state.since.add_(len(x)).masked_fill_(result.fired, 0)
-    if config.revive_every and step % config.revive_every == 0:
-        inputs = x - weights.b_dec.data if config.pre_bias else x
-        revive(state, inputs, result.error, state.since >= config.dead_after, generator(config.seed, step))
-    return result
-
-
-def remove_radial_part(gradient: Tensor, atoms: Tensor) -> None:
-    """Take from each row of `gradient` (m, d) its part along the unit atom, which the norm constraint would undo."""
-    gradient.addcmul_(atoms, torch.linalg.vecdot(gradient, atoms).unsqueeze(1), value=-1)
 
 
 def input_statistics(store: TokenSource, config: TrainConfig, images: Images = None) -> tuple[Tensor, float]:
@@ -158,15 +131,16 @@ def _state(store: TokenSource, config: TrainConfig, images: Images) -> TrainStat
     return TrainState.fresh(sae, (config.beta1, config.beta2), device)
 
 
+def _some_tokens(sae: SAE, store: TokenSource, config: TrainConfig, images: Images) -> Tensor:
+    """Normalised tokens (n, d_in), a few more than latents if the store has them, each at most once."""
+    size = min(len(store.rows(images)) * store.spec.positions, sae.config.d_sae + SAMPLE)
+    batches = store.batches(size, seed=config.seed, memory_mb=config.memory_mb, images=images)
+    return sae.normalise(next(batches).tokens.to(sae.mean.device))
+
+
 def _batches(store: TokenSource, config: TrainConfig, start: int, images: Images) -> Iterator[TokenBatch]:
     batches = store.batches(config.batch_size, seed=config.seed, memory_mb=config.memory_mb, start=start, images=images)
     return islice(batches, config.steps - start)
-
-
-def _rule(config: TrainConfig, step: int) -> Rule:
-    k = config.k if config.activation == "topk" else None
-    coefficients = (config.sparsity_at(step), config.aux_k, config.aux_coefficient)
-    return Rule(k, config.pre_bias, *coefficients, amp=config.amp, dense_above=config.dense_above)
 
 
 def _metrics(state: TrainState, x: Tensor, result: StepResult, config: TrainConfig) -> dict[str, float]:
@@ -195,7 +169,8 @@ def _validate(state: TrainState, store: TokenSource, config: TrainConfig, valida
 
 def _identity(store: TokenSource, config: TrainConfig, images: Images) -> str:
     chosen = None if images is None else sorted(torch.as_tensor(images).tolist())
-    return digest([{k: v for k, v in asdict(config).items() if k not in BOOKKEEPING}, store.digest, chosen])
+    values = without_later_defaults(TrainConfig, asdict(config))
+    return digest([{k: v for k, v in values.items() if k not in BOOKKEEPING}, store.digest, chosen])
 
 
 def _finished(folder: Path | None, identity: str) -> SAE | None:
