@@ -9,7 +9,8 @@ optimizer, schedule, dead-latent clock, AuxK and logging. The libraries take tur
 thread are counted, and medians over the rounds are printed, with the default allocator and with one that keeps freed
 pages. `roofline` is what the encoder product, the reading of what must be read, and fused Adam take on this core in the
 same run. Workloads: `peers/workload.py`. Versions: `peers/environments.py`. No latent dies in so few steps, so AuxK
-costs nobody anything here. `--quality` trains everyone on as many tokens of the same data and prints held-out FVE.
+costs nobody anything here; logging counts as often as a library does it. All processes of a workload live at once: W2b
+wants 16 GB. `--quality` trains everyone on as many tokens of the same data and prints held-out FVE.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from typing import Any
 from peers.conversation import StoppedError, Worker
 from peers.environments import LIBRARIES, missing, set_up
 from peers.summary import rate, ratios, table
+from peers.workload import WORKLOADS
 
 TIMED, QUALITY = ["W1", "W2", "W2-init", "W2b", "W3"], ["Q1", "Q3"]
-BATCH = {"W1": 4096, "W2": 2048, "W2-init": 2048, "W2b": 1024, "W3": 4096, "Q1": 1024, "Q3": 1024}
 
 
 def main() -> None:
@@ -50,7 +51,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--setup", action="store_true", help="make the libraries' environments, then stop")
     parser.add_argument("--envs", type=Path, default=Path(".bench-envs"), help="where the environments are")
     parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES), metavar="NAME")
-    parser.add_argument("--workloads", nargs="+", choices=BATCH, metavar="NAME", help=f"of {', '.join(BATCH)}")
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, metavar="NAME", help=f"of {', '.join(WORKLOADS)}")
     parser.add_argument("--allocators", nargs="+", choices=["default", "tuned"], default=["default", "tuned"])
     parser.add_argument("--rounds", type=int, default=5, help="steps of each library that are counted")
     parser.add_argument("--quality", action="store_true", help="train to the end and compare FVE instead of speed")
@@ -77,7 +78,11 @@ def speed(args: argparse.Namespace, names: list[str]) -> dict[str, Any]:
             print(f"\n{workload}, {allocator} allocator", flush=True)
             steps = rounds(args, names, workload, allocator)
             each = [{"workload": workload, "library": name, "allocator": allocator} for name in steps]
-            found = [one | rate(steps, one["library"], BATCH[workload]) for one in each if one["library"] != "roofline"]
+            found = [
+                one | rate(steps, one["library"], WORKLOADS[workload].batch)
+                for one in each
+                if one["library"] != "roofline"
+            ]
             against = [{"workload": workload, "allocator": allocator} | ratio for ratio in ratios(steps)]
             print(table(found, against, steps.get("roofline")), flush=True)
             rows, compared = rows + found, compared + against
@@ -95,7 +100,10 @@ def rounds(args: argparse.Namespace, names: list[str], workload: str, allocator:
     for _ in range(args.rounds):
         for name in list(workers):
             took = tell(name, workers[name].step, workers[name])
-            steps[name].append(took) if took is not None else workers.pop(name)
+            if took is None:
+                del workers[name]
+            else:
+                steps[name].append(took)
     for worker in workers.values():
         worker.close()
     return {name: steps[name] for name in workers}
@@ -115,7 +123,7 @@ def quality(args: argparse.Namespace, names: list[str]) -> dict[str, Any]:
     """The held-out FVE of everyone after the same tokens, at each learning rate."""
     found = []
     for workload in args.workloads:
-        print(f"\n{workload}: held-out FVE after {args.steps * BATCH[workload]} tokens", flush=True)
+        print(f"\n{workload}: held-out FVE after {args.steps * WORKLOADS[workload].batch} tokens", flush=True)
         for name in (name for name in names if name != "roofline"):
             for factor in args.lr_factors:
                 more = ["--steps", str(args.steps), "--lr-factor", str(factor)]

@@ -32,12 +32,13 @@ class Worker:
         pinned = [] if core is None else ["--core", str(core)]
         options = ["--options", json.dumps(library.options)]
         command = [python(name, envs), "-m", "peers.worker", library.module, workload, *options, *pinned, *more]
-        untuned = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+        foreign = ("MALLOC_",) if library.own else ("MALLOC_", "PYTHON")
+        plain = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (lives as long as the worker)
         self.process = subprocess.Popen(
             command,
             cwd=HERE,
-            env=untuned | ONE_THREAD | (TUNED if allocator == "tuned" else {}),
+            env=plain | ONE_THREAD | (TUNED if allocator == "tuned" else {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,

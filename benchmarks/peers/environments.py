@@ -27,12 +27,14 @@ class Library:
         return not self.pins
 
 
+SPARSIFY = ("eai-sparsify==1.3.3",)
 SAELENS = ("sae-lens==6.54.12",)
 IMAGES = ("einops", "matplotlib<3.9", "opencv-python-headless", "scikit-image", "scikit-learn<2", "scipy")
 LIBRARIES = {
     "roofline": Library("roofline"),
     "sparsight": Library("sparsight"),
-    "sparsify": Library("sparsify", ("eai-sparsify==1.3.3",)),
+    "sparsify": Library("sparsify", SPARSIFY),
+    "sparsify-adam": Library("sparsify", SPARSIFY, options={"optimizer": "adam"}),
     "sae-lens": Library("sae_lens", SAELENS),
     "sae-lens-sparse": Library("sae_lens", SAELENS, options={"sparse": True}),
     "dictionary-learning": Library("dictionary_learning", ("dictionary-learning==0.1.0", "nnsight==0.3.7")),

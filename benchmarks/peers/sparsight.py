@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import torch
-from peers.workload import Mixture, UnsupportedError, Workload
+from peers.tokens import Mixture
+from peers.workload import UnsupportedError, Workload
 from torch import Tensor
 
 import sparsight.sae.model as model

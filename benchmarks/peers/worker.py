@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 import torch
-from peers.workload import WORKLOADS, Mixture, UnsupportedError, Workload
+from peers.tokens import Mixture
+from peers.workload import WORKLOADS, UnsupportedError, Workload
 from torch import Tensor
 
 ROTATED = 4  # batches held in memory and used in turn
