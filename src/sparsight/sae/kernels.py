@@ -63,7 +63,7 @@ def training_step(
     flows = block_flows(errors)
     step = Step(x, w.dec, w.b_dec, pre, code.values, at, rule.sparsity / (len(x) * len(w.dec)))
     back = act.backward(step, along_blocks(code, flows, w.dec, blocks))
-    gradients, own_gradients = _gradients(code, back, flows, blocks, inputs, rule)
+    gradients, own_gradients = _gradients(code, back, flows, blocks, inputs, rule, work)
     gradients.b_dec.add_(flows[0].sum(0))
     # what is reported, and AuxK
     squares = [error.square().mean() for error in errors]
@@ -77,9 +77,18 @@ def training_step(
 
 
 def _gradients(
-    code: SparseCode, back: Backward, flows: list[Tensor], blocks: Blocks, inputs: _Inputs, rule: Rule
+    code: SparseCode,
+    back: Backward,
+    flows: list[Tensor],
+    blocks: Blocks,
+    inputs: _Inputs,
+    rule: Rule,
+    work: Workspace | None = None,
 ) -> tuple[Weights, dict[str, Tensor]]:
-    """The gradients of all parameters from those at the entries; of b_dec, its part through the encoder alone."""
+    """The gradients of all parameters from those at the entries; of b_dec, its part through the encoder alone.
+
+    Those of the matrices lie in `work`, if there is one: they last until the next step.
+    """
     w, tokens = inputs.w, inputs.tokens
     by, size = ByLatent(code, len(w.dec)), len(inputs.tokens)
     own = {name: by.total(values, size) for name, values in back.own.items()}
@@ -88,7 +97,9 @@ def _gradients(
     b_enc = by.total(back.b_enc, size)
     through = b_enc if back.b_enc is back.pre else by.total(back.pre, size)
     b_dec = -(through @ w.enc) if rule.pre_bias else torch.zeros_like(w.b_dec)
-    return Weights(by.sum(back.pre, tokens), b_enc, atom_gradients(by, code.values, flows, blocks), b_dec), own
+    enc, dec = (work.keep("enc", w.enc), work.keep("dec", w.dec)) if work is not None else (None, None)
+    atoms = atom_gradients(by, code.values, flows, blocks, dec)
+    return Weights(by.sum(back.pre, tokens, enc), b_enc, atoms, b_dec), own
 
 
 def _add_aux(

@@ -54,10 +54,10 @@ def along_blocks(code: SparseCode, flows: list[Tensor], dec: Tensor, blocks: Blo
     return dz
 
 
-def atom_gradients(by: ByLatent, z: Tensor, flows: list[Tensor], blocks: Blocks) -> Tensor:
+def atom_gradients(by: ByLatent, z: Tensor, flows: list[Tensor], blocks: Blocks, out: Tensor | None = None) -> Tensor:
     """The gradient of the decoder, (m, d); the entries of a block lie together in the order of the latents."""
     if len(blocks) == 1:
-        return by.sum(z, flows[0])
+        return by.sum(z, flows[0], out)
     parts, values = [], z[by.order]
     for (low, high), flow in zip(blocks, flows, strict=True):
         ends = by.offsets[low : high + 1]

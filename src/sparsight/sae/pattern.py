@@ -20,9 +20,9 @@ class ByLatent:
         self.offsets = F.pad(torch.bincount(code.indices, minlength=d_sae).cumsum(0), (1, 0))
         self.tokens = code.tokens[self.order]
 
-    def sum(self, values: Tensor, rows: Tensor) -> Tensor:
+    def sum(self, values: Tensor, rows: Tensor, out: Tensor | None = None) -> Tensor:
         """Per latent, the sum over its entries of value * rows[token]: values (nnz,), rows (B, c), result (m, c)."""
-        return SparseCode(self.tokens, values[self.order], self.offsets).matmul(rows)
+        return SparseCode(self.tokens, values[self.order], self.offsets).matmul(rows, out)
 
     def total(self, values: Tensor, tokens: int) -> Tensor:
         """Per latent, the sum of its entries' values: (m,)."""

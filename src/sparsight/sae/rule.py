@@ -63,7 +63,7 @@ class StepResult(NamedTuple):
 
 @dataclass
 class Workspace:
-    """Buffers of pre-activations that are reused from step to step."""
+    """Buffers that are reused from step to step: pre-activations and, on a CPU, the gradients of both matrices."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
@@ -73,3 +73,11 @@ class Workspace:
         if held is None or held.shape != (max(rows, len(held)), len(like)) or held.dtype != dtype:
             held = self.tensors[name] = like.new_empty(rows, len(like), dtype=dtype)
         return held[:rows]
+
+    def keep(self, name: str, like: Tensor) -> Tensor | None:
+        """A buffer in the form of `like`; None on a GPU, whose allocator keeps memory by itself."""
+        if like.device.type != "cpu":
+            return None
+        if name not in self.tensors or self.tensors[name].shape != like.shape or self.tensors[name].dtype != like.dtype:
+            self.tensors[name] = torch.empty_like(like)
+        return self.tensors[name]

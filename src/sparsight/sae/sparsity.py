@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 1 << 23  # pre-activations held at a time: 32 MB in fp32
+BLOCK = 1 << 20  # of a product that is written into given memory, at a time: 4 MB in fp32, which stay in the cache
 
 
 class SparseCode(NamedTuple):
@@ -24,12 +26,27 @@ class SparseCode(NamedTuple):
     values: Tensor
     offsets: Tensor
 
-    def matmul(self, weight: Tensor) -> Tensor:
-        """The product with a dense (d_sae, c) matrix: (T, c), without making the code dense."""
+    def matmul(self, weight: Tensor, out: Tensor | None = None) -> Tensor:
+        """The product with a dense (d_sae, c) matrix: (T, c), without making the code dense.
+
+        `out` (T, c) receives it, a few rows at a time: an operating system gives new memory out page by page, which
+        for a large product takes longer than the second copy.
+        """
+        if out is not None:
+            return self._matmul_into(weight, out)
         values = self.values.to(weight.dtype)
         return F.embedding_bag(
             self.indices, weight, self.offsets, mode="sum", per_sample_weights=values, include_last_offset=True
         )
+
+    def _matmul_into(self, weight: Tensor, out: Tensor) -> Tensor:
+        rows = max(1, BLOCK // weight.shape[1])
+        starts = [*range(0, len(out), rows), len(out)]
+        at = self.offsets[starts].tolist()
+        for (first, last), (low, high) in zip(pairwise(starts), pairwise(at), strict=True):
+            part = SparseCode(self.indices[low:high], self.values[low:high], self.offsets[first : last + 1] - low)
+            out[first:last] = part.matmul(weight)
+        return out
 
     def dense(self, d_sae: int) -> Tensor:
         """The codes with their zeros, (T, d_sae)."""

@@ -52,7 +52,8 @@ def take_step(
 
 def remove_radial_part(gradient: Tensor, atoms: Tensor) -> None:
     """Take from each row of `gradient` (m, d) its part along the unit atom, which the norm constraint would undo."""
-    gradient.addcmul_(atoms, torch.linalg.vecdot(gradient, atoms).unsqueeze(1), value=-1)
+    along = torch.bmm(gradient.unsqueeze(1), atoms.unsqueeze(2)).squeeze(2)  # vecdot would write the (m, d) product
+    gradient.addcmul_(atoms, along, value=-1)
 
 
 def rule_at(config: TrainConfig, step: int) -> Rule:
