@@ -39,11 +39,6 @@ def main() -> None:
         raise SystemExit(2) from None
 
 
-def _interrupted() -> None:
-    sys.stderr.write("sparsight: stopped. What is finished is kept; the same command goes on from here.\n")
-    raise SystemExit(130)
-
-
 @app.command()
 def run(
     recipe: Annotated[str, typer.Argument(help="A recipe by name (avatars, demo) or a YAML file.")],
@@ -57,18 +52,15 @@ def run(
     from sparsight.errors import unknown
     from sparsight.pipeline import load_recipe, run_recipe
     from sparsight.pipeline.run import STAGES
-    from sparsight.terminal import Live, print_table
+    from sparsight.terminal import Live, goes_on, print_table
 
     loaded = load_recipe(recipe, override or [])
     if until not in STAGES:
         raise unknown("stage", until, STAGES)
     folder = out or Path("runs") / loaded.name
     command = " ".join(["sparsight run", recipe, *(f"-s {o}" for o in override or [])])
-    with Live() as live:
-        try:
-            finished = run_recipe(loaded, folder, live, command=command, until=until)
-        except KeyboardInterrupt:
-            _interrupted()
+    with goes_on(), Live() as live:
+        finished = run_recipe(loaded, folder, live, command=command, until=until)
     if until in ("evaluate", "report"):
         print_table(finished.folder)
 
@@ -76,16 +68,13 @@ def run(
 def _stage(folder: Path, stage: str) -> Run:
     from sparsight.pipeline import Run
     from sparsight.pipeline.stages import WORK
-    from sparsight.terminal import Live
+    from sparsight.terminal import Live, goes_on
 
-    with Live() as live:
+    with goes_on(), Live() as live:
         opened = Run.open(folder, live)
-        try:
-            live.start(stage)
-            WORK[stage](opened)
-            live.finish(stage, 0.0, cached=False)
-        except KeyboardInterrupt:
-            _interrupted()
+        live.start(stage)
+        WORK[stage](opened)
+        live.finish(stage, 0.0, cached=False)
     return opened
 
 

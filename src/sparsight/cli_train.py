@@ -126,11 +126,11 @@ def train(
     from sparsight.activations import Store
     from sparsight.pipeline.recipe import train_config
     from sparsight.sae import open_logs, train_sae
-    from sparsight.terminal import Live
+    from sparsight.terminal import Live, goes_on
 
     config = train_config(option or [])
     opened = Store.open(store)
-    with Live() as live:
+    with goes_on(), Live() as live:
 
         def show(step: int, total: int, metrics: dict[str, float]) -> None:
             live.update(step, total, f"fve {metrics.get('fve', 0):.3f}  L0 {metrics.get('l0', 0):.0f}")

@@ -37,6 +37,13 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what writers of `folder` that were killed left unfinished; only for one that nobody else is writing to."""
+    for pattern in (".*.part", ".tmp??????"):  # ours, and those of safetensors
+        for left in Path(folder).glob(pattern):
+            left.unlink(missing_ok=True)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

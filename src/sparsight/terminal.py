@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,6 +17,18 @@ from sparsight.files import read_json
 
 if TYPE_CHECKING:
     from sparsight.sae import SAE
+
+
+@contextmanager
+def goes_on() -> Iterator[None]:
+    """Say of a command that was told to stop that it can go on; it still ends as Ctrl-C or SIGTERM end a process."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != 143:
+            raise
+        sys.stderr.write("sparsight: stopped. What is finished is kept; the same command goes on from here.\n")
+        raise SystemExit(143 if isinstance(stop, SystemExit) else 130) from None
 
 
 class Live:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from sparsight.sae.metrics import evaluate_sae
     from sparsight.sae.model import SAE, SparseAutoencoder
     from sparsight.sae.sparsity import SparseCode
-    from sparsight.sae.train import input_statistics, train_sae
+    from sparsight.sae.statistics import input_statistics
+    from sparsight.sae.train import train_sae
 
 # Imported on first use: `sparsight train --help` reads the options from `sae.config` and must not wait for torch.
 _HOMES = {
@@ -24,7 +25,8 @@ _HOMES = {
     "metrics": ("evaluate_sae",),
     "model": ("SAE", "SparseAutoencoder"),
     "sparsity": ("SparseCode",),
-    "train": ("input_statistics", "train_sae"),
+    "statistics": ("input_statistics",),
+    "train": ("train_sae",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

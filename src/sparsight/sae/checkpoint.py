@@ -100,12 +100,16 @@ def require_same_training(path: Path, found: str, wanted: str) -> None:
 
 
 class Log:
-    """`log.jsonl`: one line of metrics a logged step. Lines after `step` are dropped, for they will come again."""
+    """`log.jsonl`: one line of metrics a logged step. Lines after `step` are dropped, for they will come again.
+
+    `last` is the line that is left, for a training that was killed when all steps were done.
+    """
 
     def __init__(self, folder: Path | None, step: int) -> None:
-        self.path = folder / LOG if folder else None
+        self.path, self.last = folder / LOG if folder else None, {}  # type: tuple[Path | None, dict[str, float]]
         if self.path and self.path.exists():
             lines = [line for line in self.path.read_text("utf-8").splitlines() if _step_of(line) <= step]
+            self.last = json.loads(lines[-1]) if lines else {}
             with atomic(self.path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in lines), "utf-8")
 

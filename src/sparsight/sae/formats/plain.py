@@ -60,8 +60,8 @@ def to_sae(plain: Plain, activation: str, k: int | None, extra: dict[str, Any], 
     """An SAE, frozen, that reads raw activations times `scale`; `name` is what an error calls it."""
     d_in, d_sae = plain.W_enc.shape
     norm = "unit" if bool(((plain.W_dec.norm(dim=1) - 1).abs() < 1e-5).all()) else "free"
-    topk = {} if k is None else {"k": k}
-    sae = SAE(SAEConfig(d_in, d_sae, activation, decoder_norm=norm, pre_bias=plain.pre_bias, **topk))
+    config = SAEConfig(d_in, d_sae, activation, 32 if k is None else k, norm, plain.pre_bias)
+    sae = SAE(config)
     weights = {key: getattr(plain, key) for key in ("W_enc", "b_enc", "W_dec", "b_dec")}
     statistics = {"mean": torch.zeros(d_in), "scale": torch.tensor(scale)}
     hub.fill(sae, weights | statistics | dict(plain.more), name)
