@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sparsight.errors import SparsightError
 from sparsight.sae import SAE, TrainConfig, train_sae
 
 CONFIGS = {
@@ -95,3 +97,19 @@ def test_killed_after_the_last_step_it_still_knows_its_figures(store, tmp_path, 
         train_sae(store, config, tmp_path / "killed")
     resumed = train_sae(store, config, tmp_path / "killed")
     assert resumed.extra["metrics"] == whole.extra["metrics"] != {}
+
+
+def test_a_full_disk_stops_cleanly_and_the_last_checkpoint_goes_on(store, tmp_path):
+    """No file may grow past a limit, as on a full disk: first the log runs into it, then the checkpoint."""
+    config = replace(CONFIGS["topk"], checkpoint_every=4, log_every=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for most, what in ((9000, "checkpoint.safetensors"), (20000, "log.jsonl")):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+        try:
+            with pytest.raises(SparsightError, match=f"cannot write .*{what}"):
+                train_sae(store, config, tmp_path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert {path.name for path in tmp_path.iterdir()} <= {"checkpoint.safetensors", "log.jsonl"}
+    whole, resumed = train_sae(store, config), train_sae(store, config, tmp_path)
+    assert torch.equal(whole.W_dec, resumed.W_dec)

@@ -6,12 +6,10 @@ import hashlib
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsight.activations.tensors import LocalTensors, Tensors
-from sparsight.errors import SparsightError
 from sparsight.files import atomic, read_json, write_json
 
 
@@ -93,10 +91,7 @@ class LocalFolder:
     def save(self, name: str, tensors: dict[str, Tensor]) -> None:
         """Write a safetensors file atomically."""
         with atomic(self.path / name) as temporary:
-            try:
-                save_file(tensors, temporary)
-            except SafetensorError as error:  # its writer reports a full disk in its own words
-                raise SparsightError(f"cannot write {self.path / name}: {error}") from error
+            save_file(tensors, temporary)
 
     def open(self, name: str) -> Tensors:
         """Map a safetensors file into memory."""

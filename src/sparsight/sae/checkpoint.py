@@ -116,9 +116,12 @@ class Log:
     def write(self, metrics: dict[str, float]) -> None:
         """Append one line."""
         if self.path:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(metrics) + "\n")
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(metrics) + "\n")
+            except OSError as error:
+                raise SparsightError(f"cannot write {self.path}: {error.strerror or error}") from error
 
 
 def _step_of(line: str) -> float:
