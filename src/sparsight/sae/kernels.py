@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sparsight.sae.matryoshka import Blocks, along_blocks, atom_gradients, block_flows, blocks_of, prefix_errors
-from sparsight.sae.pattern import ByLatent
+from sparsight.sae.pattern import ByLatent, mean_square
 from sparsight.sae.rule import Own, Rule, StepResult, Weights, Workspace
 from sparsight.sae.sparsity import CHUNK, SparseCode, topk_code
 from sparsight.sae.variants import Backward, Step
@@ -66,7 +66,7 @@ def training_step(
     gradients, own_gradients = _gradients(code, back, flows, blocks, inputs, rule, work)
     gradients.b_dec.add_(flows[0].sum(0))
     # what is reported, and AuxK
-    squares = [error.square().mean() for error in errors]
+    squares = [mean_square(error) for error in errors]
     loss, error = sum(squares[1:], squares[0]) / len(squares) + back.loss, errors[-1]
     firing = code.indices[code.values > 0]
     fired = torch.bincount(firing, minlength=len(w.dec)) > 0
@@ -113,13 +113,13 @@ def _add_aux(
     code = topk_code(pre, min(rule.aux_k, len(index)))
     code = code._replace(indices=index[code.indices])
     off = code.matmul(w.dec).add_(error)  # the residual is -error
-    share = rule.aux_coefficient / error.square().mean().clamp_min(1e-12)
+    share = rule.aux_coefficient / mean_square(error).clamp_min(1e-12)
     whole, flows = blocks_of((), len(w.dec)), [off * (share * 2 / off.numel())]
     dz = along_blocks(code, flows, w.dec, whole)
     aux, aux_own = _gradients(code, Backward(share * 0, dz, dz, {}), flows, whole, inputs, rule)
     for gradient, extra in chain(zip(gradients, aux, strict=True), ((own[n], g) for n, g in aux_own.items())):
         gradient.add_(extra)
-    return share * off.square().mean()
+    return share * mean_square(off)
 
 
 def _encode(inputs: _Inputs, rule: Rule, work: Workspace) -> SparseCode | None:
@@ -177,5 +177,5 @@ def _dense_step(x: Tensor, inputs: _Inputs, rule: Rule, work: Workspace) -> Step
         total, active, fired = total + z.sum(), active + on.sum(), fired | on.any(0)
     if rule.pre_bias:
         grads.b_dec.sub_(grads.b_enc @ w.enc)
-    mse = error.square().mean()
+    mse = mean_square(error)
     return StepResult(mse + penalty * total, mse, active, fired, error, grads, own, x.new_zeros(()))

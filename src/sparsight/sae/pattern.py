@@ -37,6 +37,12 @@ def along(code: SparseCode, g: Tensor, dec: Tensor) -> Tensor:
     return torch.sparse.sampled_addmm(pattern, g, dec.t(), beta=0.0).values()
 
 
+def mean_square(x: Tensor) -> Tensor:
+    """The mean (), of the squares of all entries, without a tensor of squares."""
+    flat = x.reshape(-1)
+    return torch.dot(flat, flat) / len(flat)
+
+
 @cache
 def _quiet_sparse() -> None:
     """Let torch say once, unheard, that its CSR tensors are in beta."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from sparsight.sae.pattern import along
+from sparsight.sae.pattern import along, mean_square
 from sparsight.sae.sparsity import SparseCode, join, relu_code
 from sparsight.sae.variants.base import Backward, Latents, Step, Variant
 
@@ -43,7 +43,7 @@ class Gated(Variant):
         dgate = along(step.pre, error * (2 / error.numel()), step.dec) + step.penalty
         dmag = dz * (step.z > 0)
         scaled = gate.sub(step.at["b_enc"]).mul_(r_mag)  # exp(r_mag) s, hence d mag / d r_mag
-        loss = step.penalty * gate.sum() + error.square().mean()
+        loss = step.penalty * gate.sum() + mean_square(error)
         return Backward(loss, dgate + dmag * r_mag, dgate, {"r_mag": dmag * scaled, "b_mag": dmag})
 
     def reset(self, latents: Latents, index: Tensor, pre: Tensor) -> None:
