@@ -60,11 +60,12 @@ def training_step(
     code = pre._replace(values=act.activate(pre.values, at))
     errors = prefix_errors(code, x, w.dec, w.b_dec, blocks)
     # backward: reconstruction -> entries -> pre-activations -> parameters
-    flows = block_flows(errors)
+    flows, scale = block_flows(errors), 2 / (x.numel() * len(errors))
     step = Step(x, w.dec, w.b_dec, pre, code.values, at, rule.sparsity / (len(x) * len(w.dec)))
-    back = act.backward(step, along_blocks(code, flows, w.dec, blocks))
-    gradients, own_gradients = _gradients(code, back, flows, blocks, inputs, rule, work)
-    gradients.b_dec.add_(flows[0].sum(0))
+    back = act.backward(step, along_blocks(code, flows, w.dec, blocks).mul_(scale))
+    scaled = code._replace(values=code.values * scale)
+    gradients, own_gradients = _gradients(scaled, back, flows, blocks, inputs, rule, work)
+    gradients.b_dec.add_(flows[0].sum(0), alpha=scale)
     # what is reported, and AuxK
     squares = [mean_square(error) for error in errors]
     loss, error = sum(squares[1:], squares[0]) / len(squares) + back.loss, errors[-1]
@@ -87,7 +88,8 @@ def _gradients(
 ) -> tuple[Weights, dict[str, Tensor]]:
     """The gradients of all parameters from those at the entries; of b_dec, its part through the encoder alone.
 
-    Those of the matrices lie in `work`, if there is one: they last until the next step.
+    `code` times `flows` is that of the decoder. Those of the matrices lie in `work`, if there is one: they last until the
+    next step.
     """
     w, tokens = inputs.w, inputs.tokens
     by, size = ByLatent(code, len(w.dec)), len(inputs.tokens)
@@ -114,9 +116,10 @@ def _add_aux(
     code = code._replace(indices=index[code.indices])
     off = code.matmul(w.dec).add_(error)  # the residual is -error
     share = rule.aux_coefficient / mean_square(error).clamp_min(1e-12)
-    whole, flows = blocks_of((), len(w.dec)), [off * (share * 2 / off.numel())]
-    dz = along_blocks(code, flows, w.dec, whole)
-    aux, aux_own = _gradients(code, Backward(share * 0, dz, dz, {}), flows, whole, inputs, rule)
+    whole, scale = blocks_of((), len(w.dec)), share * 2 / off.numel()
+    dz = along_blocks(code, [off], w.dec, whole) * scale
+    scaled = code._replace(values=code.values * scale)
+    aux, aux_own = _gradients(scaled, Backward(share * 0, dz, dz, {}), [off], whole, inputs, rule)
     for gradient, extra in chain(zip(gradients, aux, strict=True), ((own[n], g) for n, g in aux_own.items())):
         gradient.add_(extra)
     return share * mean_square(off)

@@ -36,15 +36,18 @@ def prefix_errors(code: SparseCode, x: Tensor, dec: Tensor, b_dec: Tensor, block
 
 
 def block_flows(errors: list[Tensor]) -> list[Tensor]:
-    """The gradient (B, d) that reaches the atoms of each block: that of all prefixes which contain it."""
-    flows = [error * (2 / (error.numel() * len(errors))) for error in errors]
-    for number in range(len(flows) - 2, -1, -1):
-        flows[number].add_(flows[number + 1])
+    """What reaches the atoms of each block: the summed error (B, d) of all prefixes which contain it.
+
+    The gradient is that times 2 / (B d prefixes), which is left to what is smaller than (B, d).
+    """
+    flows = errors[-1:]
+    for error in reversed(errors[:-1]):
+        flows.insert(0, error + flows[0])
     return flows
 
 
 def along_blocks(code: SparseCode, flows: list[Tensor], dec: Tensor, blocks: Blocks) -> Tensor:
-    """The gradient of each entry's value, (nnz,)."""
+    """The product of each entry's flow and its atom, (nnz,)."""
     if len(blocks) == 1:
         return along(code, flows[0], dec)
     dz = torch.empty_like(code.values)
@@ -55,7 +58,10 @@ def along_blocks(code: SparseCode, flows: list[Tensor], dec: Tensor, blocks: Blo
 
 
 def atom_gradients(by: ByLatent, z: Tensor, flows: list[Tensor], blocks: Blocks, out: Tensor | None = None) -> Tensor:
-    """The gradient of the decoder, (m, d); the entries of a block lie together in the order of the latents."""
+    """The sum of z (nnz,) times the flow for each latent, (m, d).
+
+    The entries of a block lie together in the order of the latents.
+    """
     if len(blocks) == 1:
         return by.sum(z, flows[0], out)
     parts, values = [], z[by.order]

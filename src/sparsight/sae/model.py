@@ -81,7 +81,7 @@ class SAE(nn.Module):
 
     def normalise(self, x: Tensor) -> Tensor:
         """Raw activations (..., d_in) to h, in the dtype of the weights."""
-        return (x.to(self.mean.dtype) - self.mean) * self.scale
+        return (x.to(self.mean.dtype) - self.mean).mul_(self.scale)
 
     def denormalise(self, h: Tensor) -> Tensor:
         """The inverse of `normalise`."""
