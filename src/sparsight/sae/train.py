@@ -16,6 +16,7 @@ from torch import Tensor
 from sparsight.activations import TokenBatch, TokenSource, batch_entropy
 from sparsight.errors import SparsightError
 from sparsight.files import digest, read_json
+from sparsight.parallel import ends_together, join
 from sparsight.sae.checkpoint import FILE, Log, TrainState, require_same_training
 from sparsight.sae.config import TrainConfig, without_later_defaults
 from sparsight.sae.initial import SAMPLE, start_from_data
@@ -30,6 +31,7 @@ STATISTICS_TOKENS = 1 << 19
 BOOKKEEPING = ("checkpoint_every", "log_every", "validate_every", "validation_tokens")  # do not change the weights
 
 
+@ends_together
 def train_sae(
     store: TokenSource,
     config: TrainConfig,
@@ -46,29 +48,36 @@ def train_sae(
     mse (normalised units, mean over channels), l0, dar, fve, dead (share), lr, sparsity, tokens_per_second,
     and image_entropy and t_entropy: how well the batch was mixed, in bits.
 
-    Raises `SparsightError` if the loss stops being finite (the last checkpoint is kept), and if `folder` belongs to
-    another training.
+    Started in several processes (torchrun), each trains on its part of every batch, and all return the SAE that one
+    process would make, to rounding. Rank 0 writes `folder`, which all must see, and calls `progress`.
+
+    Raises `SparsightError` if the loss stops being finite (the last checkpoint is kept), if `folder` belongs to
+    another training, and on every rank if one of them fails.
     """
-    folder = Path(folder) if folder is not None else None
+    folder, team = Path(folder) if folder is not None else None, join(config.device)
     identity = _identity(store, config, images)
-    finished = _finished(folder, identity)
-    if finished is not None:
-        return finished
+    team.agree_on(identity, "configuration, store or choice of images")
+    finished = _finished(folder if team.leads else None, identity)
+    if folder is not None and team.of_first(finished is not None):
+        return finished or SAE.from_pretrained(folder)
     state = _state(store, config, images)
-    if folder is None or not state.load(folder, identity):
+    state.team = team
+    if team.leads and (folder is None or not state.load(folder, identity)):
         mean, scale = input_statistics(store, config, images)
         state.sae.set_statistics(mean, scale)
         if config.init == "data":
             start_from_data(state.sae, _some_tokens(state.sae, store, config, images))
-    log, metrics = Log(folder, state.step), {}
+    state.take_from_first()
+    log, metrics = Log(folder if team.leads else None, state.step), {}
     for metrics in _steps(state, store, config, images, validation, folder, identity):
         log.write(metrics)
-        if progress is not None:
+        if progress is not None and team.leads:
             progress(int(metrics["step"]), config.steps, metrics)
     state.sae.extra = _extra(store, config, identity) | {"metrics": _lasting(metrics)}
-    if folder is not None:
+    if folder is not None and team.leads:
         state.sae.save_pretrained(folder)
         (folder / FILE).unlink(missing_ok=True)
+    team.wait()  # for the files
     return state.sae
 
 
@@ -82,10 +91,10 @@ def _steps(
     identity: str,
 ) -> Iterator[dict[str, float]]:
     """Run the remaining steps; yield metrics where they are logged."""
-    work, last = Workspace(), perf_counter()
+    work, last, mine = Workspace(), perf_counter(), state.team.rows(config.batch_size)
     for step, batch in enumerate(_batches(store, config, state.step, images), state.step + 1):
-        x = state.sae.normalise(batch.tokens.to(state.since.device))
-        time = state.sae.bins(batch.t) if config.t_edges else None
+        x = state.sae.normalise(batch.tokens[mine].to(state.since.device))
+        time = state.sae.bins(batch.t[mine]) if config.t_edges else None
         result = take_step(state, x, config, step, work, time)
         state.step = step
         if step % config.log_every == 0 or step == config.steps:
@@ -97,7 +106,7 @@ def _steps(
                 | {"tokens_per_second": speed}
                 | batch_entropy(batch)
             )
-        if folder is not None and config.checkpoint_every and step % config.checkpoint_every == 0:
+        if folder is not None and state.team.leads and config.checkpoint_every and step % config.checkpoint_every == 0:
             state.save(folder, identity)
 
 
@@ -144,7 +153,8 @@ def _batches(store: TokenSource, config: TrainConfig, start: int, images: Images
 
 
 def _metrics(state: TrainState, x: Tensor, result: StepResult, config: TrainConfig) -> dict[str, float]:
-    l0, spread = float(result.active) / len(x), float((x - x.mean(0)).square().mean())
+    l0, mean = float(result.active) / config.batch_size, state.team.mean(x.mean(0))
+    spread = float(state.team.mean((x - mean).square().mean()))
     return {
         "step": state.step,
         "loss": float(result.loss),

@@ -1,0 +1,82 @@
+"""What one rank does in the tests of this room: `python -m parallel.worker TASK FOLDER`."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from parallel import cases
+from sparsight.activations import Store
+from sparsight.errors import SparsightError
+from sparsight.parallel import join, launched
+from sparsight.sae import train_sae
+from sparsight.sae.kernels import Workspace, training_step
+from sparsight.sae.step import of_all_ranks
+
+
+class Failing:
+    """A store that fails on rank 1 in the middle of a training."""
+
+    def __init__(self, store, fail):
+        self.store, self.fail, self.spec, self.digest = store, fail, store.spec, store.digest
+
+    def rows(self, images=None):
+        return self.store.rows(images)
+
+    def batches(self, *args, **kwargs):
+        for number, batch in enumerate(self.store.batches(*args, **kwargs)):
+            if number == 12 and launched().rank == 1:
+                self.fail()
+            yield batch
+
+
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def raises():
+    raise SparsightError("the shard x is damaged")
+
+
+def steps(folder):
+    """One step of every rule in fp64, each rank with half of the batch."""
+    team = join("cpu")
+    for name, case in cases.steps().items():
+        mine = team.rows(len(case.x))
+        time = None if case.time is None else case.time[mine]
+        part = training_step(case.x[mine], case.w, case.rule, Workspace(), case.dead, case.own, time, team)
+        whole = of_all_ranks(part, team)
+        found = {**whole.gradients._asdict(), **whole.own, "fired": whole.fired, "threshold": whole.threshold}
+        found |= {"loss": whole.loss, "active": whole.active}
+        save_file({k: v.contiguous() for k, v in found.items()}, folder / f"step-{name}-{team.rank}.safetensors")
+
+
+def train(folder):
+    store, rank = Store.open(folder / "store"), launched().rank
+    for name, config in cases.TRAININGS.items():
+        sae = train_sae(store, config, folder / name, images=cases.TRAIN, validation=cases.HELD_OUT)
+        save_file({k: v.contiguous() for k, v in sae.state_dict().items()}, folder / f"{name}-{rank}.safetensors")
+
+
+def fail(folder, how):
+    train_sae(Failing(Store.open(folder / "store"), how), cases.TRAININGS["topk"], folder / how.__name__)
+
+
+def main():
+    task, folder = sys.argv[1], Path(sys.argv[2])
+    torch.set_num_threads(1)
+    try:
+        if task == "all":
+            steps(folder)
+            train(folder)
+            fail(folder, raises)
+        fail(folder, raises if task == "raises" else killed)
+    except SparsightError as error:
+        sys.exit(f"sentence: {error}")
+
+
+if __name__ == "__main__":
+    main()
