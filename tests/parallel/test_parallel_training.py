@@ -105,7 +105,7 @@ def test_an_error_of_one_rank_ends_both_with_its_sentence(two):
 def test_a_killed_rank_ends_the_other_and_one_process_can_go_on(store, folder, two):
     first, second = Launch("parallel.worker", "killed", folder).end()
     assert second[0] == -9
-    assert first[0] == 1 and first[1].startswith("sentence: another process of this training is gone (")
+    assert first[0] == 1 and first[1].startswith("sentence: another process of this training is gone")
     assert (folder / "killed" / "checkpoint.safetensors").exists()
     resumed = train_sae(store, cases.TRAININGS["topk"], folder / "killed")
     whole = train_sae(store, replace(cases.TRAININGS["topk"], log_every=5))

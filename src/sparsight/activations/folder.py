@@ -48,6 +48,10 @@ class Folder(Protocol):
         """Write a safetensors file, whole or not at all; a full disk is a `SparsightError`."""
         ...
 
+    def remove(self, name: str) -> None:
+        """Take a file away, if it is still there."""
+        ...
+
     def open(self, name: str) -> Tensors:
         """Open a safetensors file for reading parts of it."""
         ...
@@ -97,6 +101,10 @@ class LocalFolder:
                 save_file(tensors, temporary)
             except SafetensorError as error:  # its writer reports a full disk in its own words
                 raise SparsightError(f"cannot write {self.path / name}: {error}") from error
+
+    def remove(self, name: str) -> None:
+        """Take a file away, if it is still there."""
+        (self.path / name).unlink(missing_ok=True)
 
     def open(self, name: str) -> Tensors:
         """Map a safetensors file into memory."""

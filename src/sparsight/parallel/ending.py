@@ -51,7 +51,8 @@ def hearing() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise GoneError(_last_words() or f"another process of this training is gone ({first_line(error)})") from error
+        words = "another process of this training is gone, or does not answer: the last checkpoint is kept"
+        raise GoneError(_last_words() or words) from error
 
 
 def _last_words() -> str | None:
