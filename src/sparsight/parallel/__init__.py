@@ -1,7 +1,18 @@
 """Several processes at one task: who they are, what they say to each other, how they end together."""
 
 from sparsight.parallel.ending import GoneError, ends_together
-from sparsight.parallel.launch import Part, join, launched
+from sparsight.parallel.launch import Part, join, launched, own_device, parse_part
 from sparsight.parallel.team import ALONE, Ranks, Team
 
-__all__ = ["ALONE", "GoneError", "Part", "Ranks", "Team", "ends_together", "join", "launched"]
+__all__ = [
+    "ALONE",
+    "GoneError",
+    "Part",
+    "Ranks",
+    "Team",
+    "ends_together",
+    "join",
+    "launched",
+    "own_device",
+    "parse_part",
+]

@@ -34,6 +34,21 @@ def launched() -> Part:
     return Part(int(rank), int(size))
 
 
+def parse_part(text: str) -> Part:
+    """A part as people write it: "2/16" is the second of sixteen."""
+    number, slash, size = text.partition("/")
+    if not (slash and number.isdigit() and size.isdigit() and 1 <= int(number) <= int(size)):
+        raise SparsightError(f"a part is written like 2/16, the second of sixteen, not {text!r}")
+    return Part(int(number) - 1, int(size))
+
+
+def own_device(device: str) -> str:
+    """What "auto" means here: the GPU of this process's LOCAL_RANK, or the CPU where there is none."""
+    if device != "auto":
+        return device
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
 def join(device: str = "auto") -> Team:
     """The team of this process: that of the launch it belongs to, of torch.distributed if it runs already, or `ALONE`.
 
