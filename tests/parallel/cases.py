@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sparsight.sae import TrainConfig
+from sparsight.sae import SAE, SAEConfig, TrainConfig
 from sparsight.sae.rule import Rule, Weights
 from sparsight.sae.variants import variant
 
@@ -24,6 +24,23 @@ TRAININGS = {
     "jumprelu": replace(SMALL, activation="jumprelu", revive_every=5, t_edges=(2,), init="data"),
     "gated": replace(SMALL, activation="gated", revive_every=5, decoder_norm="free"),
 }
+
+
+SHARDED = {
+    "relu": Rule(sparsity=0.7), "topk": Rule("topk", 3, aux_k=4), "batchtopk": Rule("batchtopk", 3, prefixes=(16, 30)),
+    "jumprelu": Rule("jumprelu", sparsity=0.7, bandwidth=0.5), "gated": Rule("gated", sparsity=0.7),
+}  # fmt: skip
+
+
+def sharded(name):
+    """A fresh SAE with statistics that are not the neutral ones, and 12 raw tokens with their t."""
+    g, rule = torch.Generator().manual_seed(1), SHARDED[name]
+    edges = (500,) if name == "relu" else ()
+    sae = SAE(SAEConfig(6, 40, name, 3, "unit", prefixes=rule.prefixes, t_edges=edges), seed=3)
+    sae.set_statistics(torch.randn(6, generator=g), 1.7)
+    if name == "batchtopk":
+        sae.threshold.fill_(0.5)
+    return sae, torch.randn(12, 6, generator=g), 100 * torch.arange(12), torch.arange(40) % 3 == 0
 
 
 class Case(NamedTuple):

@@ -14,7 +14,7 @@ from parallel import cases
 from sae.conftest import planted_store
 from sparsight.errors import SparsightError
 from sparsight.parallel import ALONE, Team, launched
-from sparsight.sae import train_sae
+from sparsight.sae import SAE, train_sae
 from sparsight.sae.reference import reference_loss
 from sparsight.sae.rule import Weights
 
@@ -94,6 +94,32 @@ def test_two_processes_train_the_sae_of_one(two, store, tmp_path, name):
         assert ours == pytest.approx({k: theirs[k] for k in ours}, rel=1e-3, abs=1e-4)
     assert not (two / name / "checkpoint.safetensors").exists()
     assert max(line["dead"] for line in seen) > 0 or not (config.aux_k or config.revive_every)
+
+
+@pytest.mark.parametrize("name", cases.SHARDED)
+def test_latents_on_two_ranks_are_the_sae_of_one(two, name):
+    sae, x, t, dead = cases.sharded(name)
+    rule, z = cases.SHARDED[name], sae.encode(x, t)
+    found = [load_file(two / f"latents-{name}-{rank}.safetensors") for rank in (0, 1)]
+    for rank, tensors in enumerate(found):
+        torch.testing.assert_close(tensors["z"], z)
+        torch.testing.assert_close(tensors["own"], z[:, 20 * rank : 20 * rank + 20])
+        torch.testing.assert_close(tensors["x"], sae.decode(z))
+        held, whole = tensors["held"].tolist()
+        assert held == (whole + 6) // 2  # all but b_dec (6,) is cut in two
+    adam = torch.optim.Adam(sae.parameters(), lr=1e-2)
+    for step in range(5):
+        adam.zero_grad()
+        weights = Weights(sae.W_enc.t(), sae.b_enc, sae.W_dec, sae.b_dec)
+        time = sae.bins(t) if sae.config.t_edges else None
+        loss = reference_loss(sae.normalise(x), weights, rule, dead, sae.own, time)
+        torch.testing.assert_close(found[1][f"loss{step}"], loss.detach())
+        loss.backward()
+        adam.step()
+        sae.W_dec.data.div_(sae.W_dec.data.norm(dim=1, keepdim=True))
+    saved = SAE.from_pretrained(two / f"latents-{name}").state_dict()
+    for key, value in sae.state_dict().items():
+        torch.testing.assert_close(saved[key], value, rtol=1e-4, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
 
 
 def test_an_error_of_one_rank_ends_both_with_its_sentence(two):

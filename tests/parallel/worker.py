@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch.distributed.device_mesh import init_device_mesh
 
 from parallel import cases
 from sparsight.activations import Store
@@ -14,6 +15,7 @@ from sparsight.errors import SparsightError
 from sparsight.parallel import join, launched
 from sparsight.sae import train_sae
 from sparsight.sae.kernels import Workspace, training_step
+from sparsight.sae.sharded import ShardedSAE
 from sparsight.sae.step import of_all_ranks
 
 
@@ -61,6 +63,26 @@ def train(folder):
         save_file({k: v.contiguous() for k, v in sae.state_dict().items()}, folder / f"{name}-{rank}.safetensors")
 
 
+def latents(folder):
+    """Every variant with its latents on two ranks: codes, reconstructions, a few steps of Adam, and the folder saved."""
+    mesh = init_device_mesh("cpu", (2,))
+    for name, rule in cases.SHARDED.items():
+        plain, x, t, dead = cases.sharded(name)
+        sae = ShardedSAE(plain, mesh)
+        z = sae.encode(x, t)
+        found = {"own": z.to_local().contiguous(), "z": z.full_tensor(), "x": sae(x, t)}
+        adam = torch.optim.Adam(sae.parameters(), lr=1e-2)
+        for step in range(5):
+            adam.zero_grad()
+            found[f"loss{step}"] = sae.backward(x, rule, dead, t)
+            adam.step()
+            sae.unit_atoms()
+        held = sum(p.to_local().numel() for p in sae.parameters())
+        found["held"] = torch.tensor([held, sum(p.numel() for p in sae.parameters())])
+        save_file({k: v.detach() for k, v in found.items()}, folder / f"latents-{name}-{launched().rank}.safetensors")
+        sae.save_pretrained(folder / f"latents-{name}")
+
+
 def fail(folder, how):
     train_sae(Failing(Store.open(folder / "store"), how), cases.TRAININGS["topk"], folder / how.__name__)
 
@@ -72,6 +94,7 @@ def main():
         if task == "all":
             steps(folder)
             train(folder)
+            latents(folder)
             fail(folder, raises)
         fail(folder, raises if task == "raises" else killed)
     except SparsightError as error:
