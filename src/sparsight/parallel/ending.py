@@ -20,6 +20,11 @@ class GoneError(SparsightError):
     """Another rank has ended, or does not answer."""
 
 
+def several() -> bool:
+    """Whether this process speaks with others through torch.distributed, which some builds of torch leave out."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def ends_together(work: Callable[Given, Made]) -> Callable[Given, Made]:
     """A function whose error on one rank ends it on all of them, each with a sentence that says why."""
 
@@ -28,7 +33,7 @@ def ends_together(work: Callable[Given, Made]) -> Callable[Given, Made]:
         try:
             return work(*args, **kwargs)
         except BaseException as error:
-            if dist.is_initialized() and dist.get_world_size() > 1:
+            if several():
                 _leave(error)
             raise
 

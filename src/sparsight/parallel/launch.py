@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from sparsight.errors import SparsightError
-from sparsight.parallel.ending import first_line
+from sparsight.parallel.ending import first_line, several
 from sparsight.parallel.team import ALONE, Ranks, Team
 
 PATIENCE = timedelta(minutes=30)  # how long a rank waits for one that is alive but silent
@@ -55,15 +55,17 @@ def join(device: str = "auto") -> Team:
     With "auto" or "cuda" on a machine with GPUs, each process takes the one of its LOCAL_RANK and they talk over NCCL;
     otherwise over gloo.
     """
-    if not dist.is_initialized() and launched().size > 1:
+    if launched().size > 1 and not (dist.is_available() and dist.is_initialized()):
         _start(device)
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if not several():
         return ALONE
     on_gpu = torch.cuda.is_available() and "nccl" in str(dist.get_backend())
     return Ranks(torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu"))
 
 
 def _start(device: str) -> None:
+    if not dist.is_available():
+        raise SparsightError("this build of torch has no torch.distributed: several processes cannot train one SAE")
     on_gpu = torch.cuda.is_available() and device != "cpu"
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
