@@ -43,6 +43,13 @@ def sharded(name):
     return sae, torch.randn(12, 6, generator=g), 100 * torch.arange(12), torch.arange(40) % 3 == 0
 
 
+def lopsided():
+    """Pre-activations (64, 50) whose large entries lie nearly all in the second half of the rows."""
+    pre = torch.randn(64, 50, generator=torch.Generator().manual_seed(2))
+    pre[32:] += 1
+    return pre
+
+
 class Case(NamedTuple):
     """The arguments of a training step in fp64: 16 tokens of 6 channels, 40 latents."""
 

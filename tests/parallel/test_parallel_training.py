@@ -79,6 +79,14 @@ def test_the_cut_is_that_of_the_whole_batch(two):
     assert int(load_file(two / "step-ties-0.safetensors")["active"]) == 48  # no more and no less where values are equal
 
 
+def test_the_cut_is_exact_where_one_rank_holds_nearly_all_and_rows_come_in_chunks(two):
+    pre = cases.lopsided()
+    values, places = pre.flatten().topk(128)
+    wanted = torch.zeros(64 * 50).scatter(0, places, values).view(64, 50)
+    assert (wanted[32:] > 0).sum() > 100
+    assert torch.equal(torch.cat([load_file(two / f"cut-{rank}.safetensors")["z"] for rank in (0, 1)]), wanted)
+
+
 @pytest.mark.parametrize("name", cases.TRAININGS)
 def test_two_processes_train_the_sae_of_one(two, store, tmp_path, name):
     config, seen = cases.TRAININGS[name], []

@@ -17,6 +17,7 @@ from sparsight.sae import train_sae
 from sparsight.sae.kernels import Workspace, training_step
 from sparsight.sae.sharded import ShardedSAE
 from sparsight.sae.step import of_all_ranks
+from sparsight.sae.variants.batchtopk import largest_code
 
 
 class Failing:
@@ -54,6 +55,14 @@ def steps(folder):
         found = {**whole.gradients._asdict(), **whole.own, "fired": whole.fired, "threshold": whole.threshold}
         found |= {"loss": whole.loss, "active": whole.active}
         save_file({k: v.contiguous() for k, v in found.items()}, folder / f"step-{name}-{team.rank}.safetensors")
+
+
+def cut(folder):
+    """BatchTopK's cut of pre-activations that come a few rows at a time."""
+    team, pre = join("cpu"), cases.lopsided()
+    mine = pre[team.rows(len(pre))]
+    code = largest_code(iter(mine.split(4)), len(mine), 2 * len(mine), team)
+    save_file({"z": code.dense(50)}, folder / f"cut-{team.rank}.safetensors")
 
 
 def train(folder):
@@ -95,6 +104,7 @@ def main():
     try:
         if task == "all":
             steps(folder)
+            cut(folder)
             train(folder)
             latents(folder)
             fail(folder, raises)

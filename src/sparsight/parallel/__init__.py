@@ -2,7 +2,8 @@
 
 from sparsight.parallel.ending import GoneError, ends_together
 from sparsight.parallel.launch import Part, join, launched, own_device, parse_part
-from sparsight.parallel.team import ALONE, Ranks, Team
+from sparsight.parallel.ranks import Ranks
+from sparsight.parallel.team import ALONE, Team
 
 __all__ = [
     "ALONE",

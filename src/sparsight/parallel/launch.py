@@ -13,7 +13,8 @@ import torch.distributed as dist
 
 from sparsight.errors import SparsightError
 from sparsight.parallel.ending import first_line, several
-from sparsight.parallel.team import ALONE, Ranks, Team
+from sparsight.parallel.ranks import Ranks
+from sparsight.parallel.team import ALONE, Team
 
 PATIENCE = timedelta(minutes=30)  # how long a rank waits for one that is alive but silent
 
