@@ -16,7 +16,15 @@ except PackageNotFoundError:  # a source tree that was never installed
 # Where each public name lives. Imported on first use, so that `import sparsight` costs nothing.
 _HOMES = {
     "sparsight.diffusion": ("DiffusionModel", "Intervention", "Loop", "Step", "invert", "sample", "walk"),
-    "sparsight.activations": ("HarvestConfig", "LiveStore", "Store", "Stream", "harvest", "harvest_streams"),
+    "sparsight.activations": (
+        "HarvestConfig",
+        "LiveStore",
+        "Store",
+        "Stream",
+        "harvest",
+        "harvest_part",
+        "harvest_streams",
+    ),
     "sparsight.sae": (
         "SAE",
         "SAEConfig",
@@ -38,7 +46,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
-    from sparsight.activations import HarvestConfig, LiveStore, Store, Stream, harvest, harvest_streams
+    from sparsight.activations import HarvestConfig, LiveStore, Store, Stream, harvest, harvest_part, harvest_streams
     from sparsight.concepts import AlignConfig, Alignment, Concept, align, probe_accuracy
     from sparsight.diffusion import DiffusionModel, Intervention, Loop, Step, invert, sample, walk
     from sparsight.metrics import Interval, counterfactual_gain, editing_precision

@@ -50,6 +50,7 @@ def run(
 ) -> None:
     """Do a whole experiment: harvest, train, align, steer, evaluate, report. What is already done is not done again."""
     from sparsight.errors import unknown
+    from sparsight.parallel import launched
     from sparsight.pipeline import load_recipe, run_recipe
     from sparsight.pipeline.run import STAGES
     from sparsight.terminal import Live, goes_on, print_table
@@ -57,6 +58,8 @@ def run(
     loaded = load_recipe(recipe, override or [])
     if until not in STAGES:
         raise unknown("stage", until, STAGES)
+    if launched().size > 1:
+        raise SparsightError("a run is for one process: what torchrun can start is `sparsight harvest` and `train`")
     folder = out or Path("runs") / loaded.name
     command = " ".join(["sparsight run", recipe, *(f"-s {o}" for o in override or [])])
     with goes_on(), Live() as live:
@@ -163,22 +166,40 @@ def harvest(
     method: Annotated[str, typer.Option(help="inversion or noising.")] = "inversion",
     dtype: Annotated[str, typer.Option(help="fp32, fp16, bf16 or int8.")] = "fp16",
     batch_size: Annotated[int, typer.Option(help="Images at a time; one shard each.")] = 64,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    part: Annotated[
+        str,
+        typer.Option(help="2/16: the second of sixteen processes, each with shards of its own; torchrun says it too."),
+    ] = "",
 ) -> None:
-    """Write a site's activations over your own images to a store; a killed harvest goes on where it stopped."""
-    from sparsight.activations.harvest import HarvestConfig
+    """Write a site's activations over your own images to a store; a killed harvest goes on where it stopped.
+
+    Several processes or machines can fill one store: start each with its --part, or all with torchrun. They do not wait
+    for each other, and the last one to end finishes the store.
+    """
+    from sparsight.activations import HarvestConfig, Store, harvest_part
     from sparsight.activations.harvest import harvest as work
     from sparsight.diffusion import DiffusionModel
     from sparsight.images import Folder
+    from sparsight.parallel import launched, own_device, parse_part
     from sparsight.terminal import Live
 
+    mine = parse_part(part) if part else launched()
     config = HarvestConfig(site, steps, low, high, method, 0, dtype, batch_size)
-    loaded = DiffusionModel.load(model)
+    loaded = DiffusionModel.load(model, device=own_device(device))
     loaded.site(site)
     source = Folder(images, loaded.image_size)
     with Live() as live:
         live.start("harvest")
-        store = work(loaded, source, out, config, progress=live.update)
+        if mine.size == 1:
+            work(loaded, source, out, config, progress=live.update)
+        elif not harvest_part(loaded, source, {out: config}, mine, progress=live.update):
+            typer.echo(
+                f"{out}: part {mine.rank + 1} of {mine.size} is done; the store is finished when the last one is"
+            )
+            return
         live.finish("harvest", 0.0, cached=False)
+    store = Store.open(out, verify=False)
     typer.echo(f"{out}: {len(store)} maps of {store.spec.positions} tokens")
 
 

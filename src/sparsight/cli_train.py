@@ -69,6 +69,7 @@ EXAMPLES = {
     "A small ReLU SAE": "sparsight train store sae -s expansion=16 -s steps=2000 -s lr=1e-3 -s sparsity=16",
     "TopK with 32 active latents, dead ones revived": "sparsight train store sae -s activation=topk -s k=32 -s aux_k=256",
     "The same, watched in TensorBoard": "sparsight train store sae -s activation=topk --log tensorboard",
+    "On two GPUs, or in two processes of a CPU": "torchrun --nproc-per-node 2 -m sparsight train store sae",
     "What came out, and for others' tools": "sparsight sae info sae && sparsight sae export sae out --format saelens",
 }
 ADVICE = (
@@ -121,22 +122,25 @@ def train(
 ) -> None:
     """Train a sparse autoencoder on a store; a killed training goes on where it stopped.
 
+    Started by torchrun or accelerate, all processes train one SAE, each on its part of every batch.
     OUT becomes a folder with config.json, model.safetensors and a model card, which `SAE.from_pretrained` reads.
     """
     from sparsight.activations import Store
+    from sparsight.parallel import launched
     from sparsight.pipeline.recipe import train_config
     from sparsight.sae import open_logs, train_sae
     from sparsight.terminal import Live, goes_on
 
     config = train_config(option or [])
-    opened = Store.open(store)
-    with goes_on(), Live() as live:
+    opened, first = Store.open(store), launched().rank == 0
+    with goes_on(), Live(quiet=not first) as live:
 
         def show(step: int, total: int, metrics: dict[str, float]) -> None:
             live.update(step, total, f"fve {metrics.get('fve', 0):.3f}  L0 {metrics.get('l0', 0):.0f}")
 
         live.start("train")
-        with open_logs(log or [], out, config, also=show) as progress:
+        with open_logs((log or []) if first else [], out, config, also=show) as progress:
             train_sae(opened, config, out, progress)
         live.finish("train", 0.0, cached=False)
-    typer.echo(str(out))
+    if first:
+        typer.echo(str(out))

@@ -32,10 +32,10 @@ def goes_on() -> Iterator[None]:
 
 
 class Live:
-    """A progress display of one line per stage; plain lines where there is no terminal."""
+    """A progress display of one line per stage; plain lines where there is no terminal, nothing if `quiet`."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True)
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet)
         self.progress = Progress(
             SpinnerColumn(), TextColumn("{task.description:<9}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}"), console=self.console,

@@ -46,6 +46,10 @@ class Folder(Protocol):
         """Write a safetensors file, whole or not at all; a full disk is a `SparsightError`."""
         ...
 
+    def remove(self, name: str) -> None:
+        """Take a file away, if it is still there."""
+        ...
+
     def open(self, name: str) -> Tensors:
         """Open a safetensors file for reading parts of it."""
         ...
@@ -92,6 +96,10 @@ class LocalFolder:
         """Write a safetensors file atomically."""
         with atomic(self.path / name) as temporary:
             save_file(tensors, temporary)
+
+    def remove(self, name: str) -> None:
+        """Take a file away, if it is still there."""
+        (self.path / name).unlink(missing_ok=True)
 
     def open(self, name: str) -> Tensors:
         """Map a safetensors file into memory."""

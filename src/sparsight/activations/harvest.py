@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from sparsight.activations.parts import PartWriter
 from sparsight.activations.spec import StoreSpec
 from sparsight.activations.store import Store
 from sparsight.activations.visit import HarvestConfig, Wanted, grid, visit
@@ -18,7 +19,9 @@ from sparsight.activations.writer import StoreWriter, Unit
 from sparsight.diffusion.model import DiffusionModel
 from sparsight.diffusion.sites import split_site
 from sparsight.errors import SparsightError
+from sparsight.files import digest
 from sparsight.images import ImageSource
+from sparsight.parallel import Part
 
 Progress = Callable[[int, int], None]
 SHARED = ("steps", "method", "refine", "batch_size", "seed")  # what one pass can do in one way only
@@ -65,20 +68,56 @@ def harvest_streams(
     seed, for they share the pass. `memory_mb` bounds the tokens and states of one batch of images, which are held until
     it is written; a batch that would need more raises a `SparsightError` that names the largest batch size.
     """
-    config = _shared(streams)
     numbers = list(range(len(images))) if numbers is None else list(numbers)
+    specs = _checked_specs(model, images, streams, memory_mb)
+    writers = {str(folder): StoreWriter(folder, specs[str(folder)]) for folder in streams}
+    _write_units(writers, model, images, streams, numbers, Part(0, 1), progress)
+    return [writer.finish() for writer in writers.values()]
+
+
+def harvest_part(
+    model: DiffusionModel, images: ImageSource, streams: Mapping[Path | str, HarvestConfig], part: Part, *,
+    numbers: Sequence[int] | None = None, memory_mb: float | None = None, progress: Progress | None = None,
+) -> bool:  # fmt: skip
+    """The share of one of several processes in `harvest_streams`: every `part.size`-th shard, from number `part.rank` on.
+
+    Whether all stores are finished: that is so for the process that finishes last, which none of the others waits for.
+    The stores are those that one process would write. All must be given the same arguments but for `part` (and
+    `progress`, which counts the images of this part), and see the same folders. A part that was killed is called again.
+    """
+    numbers = list(range(len(images))) if numbers is None else list(numbers)
+    specs, size = _checked_specs(model, images, streams, memory_mb), _shared(streams).batch_size
+    plan, units = digest([size, numbers]), -(-len(numbers) // size)
+    writers = {str(folder): PartWriter(folder, specs[str(folder)], units, plan) for folder in streams}
+    _write_units(writers, model, images, streams, numbers, part, progress)
+    return all([writer.finish_if_whole() for writer in writers.values()])
+
+
+def _checked_specs(
+    model: DiffusionModel, images: ImageSource, streams: Mapping[Path | str, HarvestConfig], memory_mb: float | None
+) -> dict[str, StoreSpec]:
+    _shared(streams)
     specs = {str(folder): stream_spec(model, images, stream) for folder, stream in streams.items()}
     _check_memory(model, specs, streams, memory_mb)
-    writers = {str(folder): StoreWriter(folder, specs[str(folder)]) for folder in streams}
+    return specs
+
+
+def _write_units(
+    writers: Mapping[str, StoreWriter], model: DiffusionModel, images: ImageSource,
+    streams: Mapping[Path | str, HarvestConfig], numbers: list[int], part: Part, progress: Progress | None,
+) -> None:  # fmt: skip
+    """Write those units of a part that are missing."""
+    config, done = _shared(streams), 0
     keeps = {str(folder): getattr(stream, "keep_x_t", True) for folder, stream in streams.items()}
-    for unit, start in enumerate(range(0, len(numbers), config.batch_size)):
-        chosen = numbers[start : start + config.batch_size]
+    units = list(enumerate(numbers[at : at + config.batch_size] for at in range(0, len(numbers), config.batch_size)))
+    mine = units[part.rank :: part.size]
+    for unit, chosen in mine:
         missing = {name: writer for name, writer in writers.items() if not writer.has(unit)}
         if missing:
             _write_unit(missing, keeps, unit, model, images, chosen, config)
+        done += len(chosen)
         if progress is not None:
-            progress(start + len(chosen), len(numbers))
-    return [writer.finish() for writer in writers.values()]
+            progress(done, sum(len(chosen) for _, chosen in mine))
 
 
 def _shared(streams: Mapping[Path | str, HarvestConfig]) -> HarvestConfig:
@@ -141,4 +180,4 @@ def _write_unit(
         writer.publish(unit, rows.pop(name))
 
 
-__all__ = ["HarvestConfig", "Stream", "grid", "harvest", "harvest_streams"]
+__all__ = ["HarvestConfig", "Stream", "grid", "harvest", "harvest_part", "harvest_streams"]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import fsspec
@@ -77,6 +77,11 @@ class RemoteFolder:
     def save(self, name: str, tensors: dict[str, Tensor]) -> None:
         """Write a safetensors file, whole or not at all."""
         self._put(name, save(tensors))
+
+    def remove(self, name: str) -> None:
+        """Take a file away, if it is still there."""
+        with self._named("remove", name), suppress(FileNotFoundError):
+            self.files.rm_file(self._path(name))
 
     def open(self, name: str) -> Tensors:
         """Read the header of a safetensors file; rows are fetched when they are asked for."""

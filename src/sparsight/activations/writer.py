@@ -63,9 +63,11 @@ class StoreWriter:
         if not names:
             raise SparsightError(f"{self.files} holds no shards: write at least one unit before finish()")
         shards = [Shard(n, maps_in(self.files, n), self.files.size(n), self.files.sha256(n)) for n in names]
+        self.errors |= noted_errors(self.files)
         kept = {str(_unit_of(name)) for name in names}
         self.errors, self.finished = {unit: pair for unit, pair in self.errors.items() if unit in kept}, True
         self._write_index(shards)
+        remove_notes(self.files)
         return Store.open(self.folder, verify=False)
 
     def _write_index(self, shards: list[Shard] | None = None) -> None:
@@ -75,6 +77,24 @@ class StoreWriter:
 def shard_name(unit: int) -> str:
     """The file name of a unit."""
     return f"shard-{unit:05d}.safetensors"
+
+
+def note_name(unit: int) -> str:
+    """The name of what is noted of a unit while several processes write a store."""
+    return f"note-{unit:05d}.json"
+
+
+def noted_errors(files: Folder) -> dict[str, list[float]]:
+    """The errors of storage that several processes noted before one went on alone."""
+    names = [name for name in files.names() if name.startswith("note-")]
+    return {str(int(name[5:-5])): files.read_json(name)["error"] for name in names}
+
+
+def remove_notes(files: Folder) -> None:
+    """Take away the notes of a finished store."""
+    for name in files.names():
+        if name.startswith("note-"):
+            files.remove(name)
 
 
 def _unit_of(name: str) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sparsight.errors import SparsightError
 from sparsight.files import atomic
+from sparsight.parallel import ALONE, Team
 from sparsight.sae.model import SAE
 from sparsight.sae.rule import Weights
 
@@ -27,7 +28,7 @@ LOG = "log.jsonl"
 class TrainState:
     """Everything a training step reads and writes. `since` (m,) int64: tokens since each latent last fired.
 
-    `own` holds what only some SAEs train, by name: see `SAE.own`.
+    `own` holds what only some SAEs train, by name: see `SAE.own`. Every rank of `team` holds the same state.
     """
 
     sae: SAE
@@ -36,6 +37,7 @@ class TrainState:
     since: Tensor
     step: int = 0
     own: dict[str, Tensor] = field(default_factory=dict)
+    team: Team = ALONE
 
     @classmethod
     def fresh(cls, sae: SAE, betas: tuple[float, float], device: torch.device) -> TrainState:
@@ -83,6 +85,15 @@ class TrainState:
         self._restore(tensors)
         self.step = found["step"]
         return True
+
+    def take_from_first(self) -> None:
+        """Become the state of rank 0, whatever this rank has loaded or computed."""
+        if self.team.size == 1:
+            return
+        self.step = self.team.of_first(self.step)
+        tensors = self.team.tensors_of_first(self.tensors())
+        if not self.team.leads:
+            self._restore(tensors)
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
         self.sae.load_state_dict({k.removeprefix("sae."): v for k, v in tensors.items() if k.startswith("sae.")})

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sparsight.parallel import ALONE, Team
 from sparsight.sae.matryoshka import Blocks, along_blocks, atom_gradients, block_flows, blocks_of, prefix_errors
 from sparsight.sae.pattern import ByLatent, mean_square
 from sparsight.sae.rule import Own, Rule, StepResult, Weights, Workspace
@@ -44,14 +45,16 @@ def training_step(
     dead: Tensor | None = None,
     own: Own | None = None,
     time: Tensor | None = None,
+    team: Team = ALONE,
 ) -> StepResult:
     """The loss of a batch of normalised tokens (B, d) and its gradient for every parameter.
 
     loss = mean (x_hat - x)^2, averaged over prefixes, + the activation's penalty (+ AuxK on the latents where `dead`
-    (m,) bool is true). `time` (B, bins) is the one-hot bin of t, for an SAE that has `b_time`.
+    (m,) bool is true). `time` (B, bins) is the one-hot bin of t, for an SAE that has `b_time`. In a team, x holds this
+    rank's part of the batch: loss and gradients are those of which the whole batch's are the mean over ranks.
     """
     inputs = _Inputs(x - w.b_dec if rule.pre_bias else x, time, w, own or {})
-    pre = _encode(inputs, rule, work)
+    pre = _encode(inputs, rule, work, team)
     if pre is None:
         return _dense_step(x, inputs, rule, work)
     # forward: entries -> latents -> the reconstruction of every prefix
@@ -72,9 +75,9 @@ def training_step(
     firing = code.indices[code.values > 0]
     fired = torch.bincount(firing, minlength=len(w.dec)) > 0
     if rule.aux_k and dead is not None and dead.any():
-        loss = loss + _add_aux(gradients, own_gradients, error, inputs, rule, dead)
+        loss = loss + _add_aux(gradients, own_gradients, error, inputs, rule, dead, team)
     active = torch.tensor(len(firing), device=x.device)
-    return StepResult(loss, squares[-1], active, fired, error, gradients, own_gradients, act.threshold(pre))
+    return StepResult(loss, squares[-1], active, fired, error, gradients, own_gradients, act.threshold(pre, team))
 
 
 def _gradients(
@@ -105,7 +108,7 @@ def _gradients(
 
 
 def _add_aux(
-    gradients: Weights, own: dict[str, Tensor], error: Tensor, inputs: _Inputs, rule: Rule, dead: Tensor
+    gradients: Weights, own: dict[str, Tensor], error: Tensor, inputs: _Inputs, rule: Rule, dead: Tensor, team: Team
 ) -> Tensor:
     """AuxK (Gao et al. 2024): dead latents explain what is left over; its gradient reaches encoder and decoder."""
     index, w = dead.nonzero().squeeze(1), inputs.w
@@ -115,7 +118,7 @@ def _add_aux(
     code = topk_code(pre, min(rule.aux_k, len(index)))
     code = code._replace(indices=index[code.indices])
     off = code.matmul(w.dec).add_(error)  # the residual is -error
-    share = rule.aux_coefficient / mean_square(error).clamp_min(1e-12)
+    share = rule.aux_coefficient / team.mean(mean_square(error)).clamp_min(1e-12)
     whole, scale = blocks_of((), len(w.dec)), share * 2 / off.numel()
     dz = along_blocks(code, [off], w.dec, whole) * scale
     scaled = code._replace(values=code.values * scale)
@@ -125,7 +128,7 @@ def _add_aux(
     return share * mean_square(off)
 
 
-def _encode(inputs: _Inputs, rule: Rule, work: Workspace) -> SparseCode | None:
+def _encode(inputs: _Inputs, rule: Rule, work: Workspace, team: Team) -> SparseCode | None:
     """The entries of a batch, or None if the first rows show that a ReLU code is too dense to be worth it."""
     chunks = _chunks(inputs, rule, work)
     if rule.activation == "relu" and not rule.prefixes:
@@ -133,7 +136,7 @@ def _encode(inputs: _Inputs, rule: Rule, work: Workspace) -> SparseCode | None:
         if _density(first) > rule.dense_above:
             return None
         chunks = chain([first], chunks)
-    pre = rule.variant.candidates(chunks, len(inputs.tokens), inputs.latents())
+    pre = rule.variant.candidates(chunks, len(inputs.tokens), inputs.latents(), team)
     return pre._replace(values=pre.values.to(inputs.tokens.dtype))
 
 

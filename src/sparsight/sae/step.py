@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sparsight.activations.encoding import generator
 from sparsight.errors import SparsightError
+from sparsight.parallel import Team
 from sparsight.sae.checkpoint import TrainState
 from sparsight.sae.config import TrainConfig
 from sparsight.sae.kernels import training_step
@@ -21,12 +22,16 @@ def take_step(
 ) -> StepResult:
     """One step of Adam on normalised tokens (B, d) with the one-hot bins of their t, (B, bins), if the SAE is told t.
 
+    In a team each rank brings its part of the batch, and all end with the same weights.
+
     The loss and gradients by hand, the unit norm kept, the threshold averaged, the dead counted and revived.
     Raises `SparsightError` if the loss is not finite.
     """
-    weights, unit = state.weights, config.decoder_norm == "unit"
+    weights, team, unit = state.weights, state.team, config.decoder_norm == "unit"
     dead = state.since >= config.dead_after
-    result = training_step(x, weights, rule_at(config, step), work, dead, state.own, time)
+    result = training_step(x, weights, rule_at(config, step), work, dead, state.own, time, team)
+    if team.size > 1:
+        result = of_all_ranks(result, team)
     if not math.isfinite(float(result.loss)):
         raise SparsightError(
             f"the loss is {float(result.loss)} at step {step} of {config.steps}: "
@@ -43,11 +48,20 @@ def take_step(
         weights.dec.data.div_(weights.dec.data.norm(dim=1, keepdim=True))
     if config.activation == "batchtopk":  # the plain mean at first, so that the start at 0 leaves no trace
         state.sae.threshold.lerp_(result.threshold, max(1 / step, 1 - config.threshold_decay))
-    state.since.add_(len(x)).masked_fill_(result.fired, 0)
+    state.since.add_(len(x) * team.size).masked_fill_(result.fired, 0)
     if config.revive_every and step % config.revive_every == 0:
         inputs = x - weights.b_dec.data if config.pre_bias else x
-        revive(state, inputs, result.error, state.since >= config.dead_after, generator(config.seed, step))
+        batch = team.gather(inputs), team.gather(result.error)
+        revive(state, *batch, state.since >= config.dead_after, generator(config.seed, step))
     return result
+
+
+def of_all_ranks(result: StepResult, team: Team) -> StepResult:
+    """The result of the whole batch from those of its equal parts; the error stays that of each rank's own tokens."""
+    team.mean_in_place([*result.gradients, *result.own.values()])
+    loss, mse = team.mean(torch.stack([result.loss, result.mse]))
+    active, fired = team.total(result.active), team.anywhere(result.fired)
+    return result._replace(loss=loss, mse=mse, active=active, fired=fired)
 
 
 def remove_radial_part(gradient: Tensor, atoms: Tensor) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from signal import SIGTERM
 from time import perf_counter
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from sparsight.activations import TokenBatch, TokenSource, batch_entropy
 from sparsight.files import read_json, sweep
+from sparsight.parallel import Team, ends_together, join
 from sparsight.sae.checkpoint import FILE, Log, TrainState, require_same_training
 from sparsight.sae.config import TrainConfig
 from sparsight.sae.initial import SAMPLE, start_from_data
@@ -28,6 +30,7 @@ from sparsight.stopping import leave, told_to_stop
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
+@ends_together
 def train_sae(
     store: TokenSource,
     config: TrainConfig,
@@ -45,39 +48,48 @@ def train_sae(
     mse (normalised units, mean over channels), l0, dar, fve, dead (share), lr, sparsity, tokens_per_second,
     and image_entropy and t_entropy: how well the batch was mixed, in bits.
 
-    Raises `SparsightError` if the loss stops being finite (the last checkpoint is kept), and if `folder` belongs to
-    another training.
+    Started in several processes (torchrun), each trains on its part of every batch, and all return the SAE that one
+    process would make, to rounding. Rank 0 writes `folder`, which all must see, and calls `progress`.
+
+    Raises `SparsightError` if the loss stops being finite (the last checkpoint is kept), if `folder` belongs to
+    another training, and on every rank if one of them fails.
     """
     job = Job(store, config, Path(folder) if folder is not None else None, images, validation)
-    finished = _finished(job)
-    if finished is not None:
-        return finished
-    state = _start(job)
+    team = join(config.device)
+    team.agree_on(job.identity, "configuration, store or choice of images")
+    finished = _finished(job) if team.leads else None
+    if job.folder is not None and team.of_first(finished is not None):
+        return finished or SAE.from_pretrained(job.folder)
+    state = _start(job, team)
     metrics = _run(state, job, progress)
     state.sae.extra = _extra(job) | {"metrics": _lasting(metrics)}
-    if job.folder is not None:
+    if job.folder is not None and team.leads:
         state.sae.save_pretrained(job.folder)
         (job.folder / FILE).unlink(missing_ok=True)
+    team.wait()  # for the files
     return state.sae
 
 
-def _start(job: Job) -> TrainState:
-    """The state that the folder's checkpoint holds, or a fresh one."""
-    if job.folder is not None:
+def _start(job: Job, team: Team) -> TrainState:
+    """The state that the folder's checkpoint holds, or a fresh one: rank 0's, for all."""
+    if job.folder is not None and team.leads:
         sweep(job.folder)
     state = _state(job.store, job.config)
-    if job.folder is None or not state.load(job.folder, job.identity):
+    state.team = team
+    if team.leads and (job.folder is None or not state.load(job.folder, job.identity)):
         mean, scale = input_statistics(job.store, job.config, job.images)
         state.sae.set_statistics(mean, scale)
         if job.config.init == "data":
             tokens = job.some_tokens(state.sae.config.d_sae + SAMPLE)
             start_from_data(state.sae, state.sae.normalise(tokens.to(state.since.device)))
+    state.take_from_first()
     return state
 
 
 def _run(state: TrainState, job: Job, progress: Progress | None) -> dict[str, float]:
-    """The remaining steps; returns the last metrics. Told to stop, it ends the step, saves, and leaves."""
-    config, work, log, last = job.config, Workspace(), Log(job.folder, state.step), perf_counter()
+    """The remaining steps; returns the last metrics. Told to stop, all ranks end the step, save, and leave."""
+    config, work, team, last = job.config, Workspace(), state.team, perf_counter()
+    log = Log(job.folder if team.leads else None, state.step)
     metrics = log.last
     with told_to_stop() as told:
         for batch in job.batches(state.step):
@@ -88,21 +100,21 @@ def _run(state: TrainState, job: Job, progress: Progress | None) -> dict[str, fl
                 metrics |= {"tokens_per_second": speed} | batch_entropy(batch)
                 last = perf_counter()
                 log.write(metrics)
-                if progress is not None:
+                if progress is not None and team.leads:
                     progress(state.step, config.steps, metrics)
-            due = config.checkpoint_every and state.step % config.checkpoint_every == 0
-            signal = told()
-            if job.folder is not None and (due or signal):
+            due, stop = config.checkpoint_every and state.step % config.checkpoint_every == 0, team.count(told() or 0)
+            if job.folder is not None and team.leads and (due or stop):
                 state.save(job.folder, job.identity)
-            if signal:
-                leave(signal)
+            if stop:
+                leave(told() or SIGTERM)
     return metrics
 
 
 def _step(state: TrainState, batch: TokenBatch, config: TrainConfig, work: Workspace) -> tuple[Tensor, StepResult]:
-    """One step on a batch of raw tokens; returns them normalised, and what came of it."""
-    x = state.sae.normalise(batch.tokens.to(state.since.device))
-    time = state.sae.bins(batch.t) if config.t_edges else None
+    """One step on this rank's part of a batch of raw tokens; returns that part normalised, and what came of it."""
+    mine = state.team.rows(config.batch_size)
+    x = state.sae.normalise(batch.tokens[mine].to(state.since.device))
+    time = state.sae.bins(batch.t[mine]) if config.t_edges else None
     result = take_step(state, x, config, state.step + 1, work, time)
     state.step += 1
     return x, result
@@ -117,7 +129,8 @@ def _state(store: TokenSource, config: TrainConfig) -> TrainState:
 
 
 def _metrics(state: TrainState, x: Tensor, result: StepResult, config: TrainConfig) -> dict[str, float]:
-    l0, spread = float(result.active) / len(x), float((x - x.mean(0)).square().mean())
+    l0, mean = float(result.active) / config.batch_size, state.team.mean(x.mean(0))
+    spread = float(state.team.mean((x - mean).square().mean()))
     return {
         "step": state.step,
         "loss": float(result.loss),

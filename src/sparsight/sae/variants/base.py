@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from sparsight.parallel import ALONE, Team
 from sparsight.sae.sparsity import SparseCode, join
 
 Latents = Mapping[str, Tensor]  # b_enc and the variant's own parameters: (m,), or () if all latents share it
@@ -60,10 +61,10 @@ class Variant:
         """The same for (T, m), without the zeros."""
         raise NotImplementedError
 
-    def candidates(self, chunks: Iterable[Tensor], tokens: int, latents: Latents) -> SparseCode:
+    def candidates(self, chunks: Iterable[Tensor], tokens: int, latents: Latents, team: Team = ALONE) -> SparseCode:
         """The pre-activations of the entries of a training step over `tokens` tokens, that come in chunks (rows, m).
 
-        A chunk may be overwritten once the next one is asked for.
+        A chunk may be overwritten once the next one is asked for. Each rank of `team` holds `tokens` of its own.
         """
         return join([self.entries(pre, latents) for pre in chunks])
 
@@ -76,8 +77,8 @@ class Variant:
         dpre = dz + step.penalty
         return Backward(step.penalty * step.z.sum(), dpre, dpre, {})
 
-    def threshold(self, pre: SparseCode) -> Tensor:
-        """Below what a pre-activation was cut in this step, (); 0 for all but BatchTopK."""
+    def threshold(self, pre: SparseCode, team: Team = ALONE) -> Tensor:
+        """Below what a pre-activation was cut in this step on all ranks, (); 0 for all but BatchTopK."""
         return pre.values.new_zeros(())
 
     def reset(self, latents: Latents, index: Tensor, pre: Tensor) -> None:

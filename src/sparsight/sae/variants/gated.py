@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from sparsight.parallel import ALONE, Team
 from sparsight.sae.pattern import along, mean_square
 from sparsight.sae.sparsity import SparseCode, join, relu_code
 from sparsight.sae.variants.base import Backward, Latents, Step, Variant
@@ -31,7 +32,7 @@ class Gated(Variant):
         z = self.activate(gate.values, {name: value[gate.indices] for name, value in latents.items()})
         return gate._replace(values=z).where(z > 0)
 
-    def candidates(self, chunks: Iterable[Tensor], tokens: int, latents: Latents) -> SparseCode:
+    def candidates(self, chunks: Iterable[Tensor], tokens: int, latents: Latents, team: Team = ALONE) -> SparseCode:
         return join([relu_code(pre) for pre in chunks])
 
     def activate(self, pre: Tensor, at: Latents) -> Tensor:

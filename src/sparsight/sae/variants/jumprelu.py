@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparsight.parallel import ALONE, Team
 from sparsight.sae.sparsity import SparseCode, above_code, join
 from sparsight.sae.variants.base import Backward, Latents, Step, Variant
 
@@ -33,7 +34,7 @@ class JumpReLU(Variant):
     def entries(self, pre: Tensor, latents: Latents) -> SparseCode:
         return above_code(pre, latents["log_threshold"].exp())
 
-    def candidates(self, chunks: Iterable[Tensor], tokens: int, latents: Latents) -> SparseCode:
+    def candidates(self, chunks: Iterable[Tensor], tokens: int, latents: Latents, team: Team = ALONE) -> SparseCode:
         lowest = latents["log_threshold"].exp() - self.bandwidth / 2
         return join([above_code(pre, lowest) for pre in chunks])
 
