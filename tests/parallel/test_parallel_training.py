@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from launch import Launch
@@ -142,6 +143,16 @@ def test_a_killed_rank_ends_the_other_and_one_process_can_go_on(store, folder, t
     assert first[0] == 1 and first[1].startswith("sentence: another process of this training is gone")
     assert (folder / "killed" / "checkpoint.safetensors").exists()
     resumed = train_sae(store, cases.TRAININGS["topk"], folder / "killed")
+    whole = train_sae(store, replace(cases.TRAININGS["topk"], log_every=5))
+    torch.testing.assert_close(resumed.W_dec, whole.W_dec, rtol=1e-4, atol=1e-5)
+
+
+def test_one_rank_that_is_told_to_stop_stops_both_after_the_same_step(store, folder):
+    ends = Launch("parallel.worker", "told", folder).end()
+    assert [code for code, _ in ends] == [143, 143], ends
+    with safe_open(folder / "told" / "checkpoint.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["state"])["step"] == 13  # the step that was begun when it came
+    resumed = train_sae(store, cases.TRAININGS["topk"], folder / "told")
     whole = train_sae(store, replace(cases.TRAININGS["topk"], log_every=5))
     torch.testing.assert_close(resumed.W_dec, whole.W_dec, rtol=1e-4, atol=1e-5)
 
