@@ -48,6 +48,10 @@ class Ranks(Team):
         """The sum over ranks of a whole number."""
         return sum(self._counts(number))
 
+    def highest(self, number: int) -> int:
+        """The largest over ranks of a whole number."""
+        return max(self._counts(number))
+
     def place(self, rows: int) -> slice:
         """Where this rank's rows lie in what `gather` gives."""
         counts = self._counts(rows)

@@ -58,6 +58,10 @@ class Team:
         """The sum over ranks of a whole number."""
         return number
 
+    def highest(self, number: int) -> int:
+        """The largest over ranks of a whole number: a signal that only some of them have heard, say."""
+        return number
+
     def gather(self, x: Tensor) -> Tensor:
         """The rows (n, ...) of all ranks in the order of ranks; n may differ between them."""
         return x
