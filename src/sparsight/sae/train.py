@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from signal import SIGTERM
+from signal import Signals
 from time import perf_counter
 from typing import Any
 
@@ -102,11 +102,11 @@ def _run(state: TrainState, job: Job, progress: Progress | None) -> dict[str, fl
                 log.write(metrics)
                 if progress is not None and team.leads:
                     progress(state.step, config.steps, metrics)
-            due, stop = config.checkpoint_every and state.step % config.checkpoint_every == 0, team.count(told() or 0)
+            due, stop = config.checkpoint_every and state.step % config.checkpoint_every == 0, team.highest(told() or 0)
             if job.folder is not None and team.leads and (due or stop):
                 state.save(job.folder, job.identity)
             if stop:
-                leave(told() or SIGTERM)
+                leave(Signals(stop))
     return metrics
 
 
