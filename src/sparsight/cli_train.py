@@ -102,11 +102,17 @@ def _table(defaults: TrainConfig) -> Table:
     for group, options in OPTIONS.items():
         table.add_row(f"[bold]{group}[/bold]")
         for name, meaning in options.items():
-            value = getattr(defaults, name)
-            table.add_row(
-                f"  {name}", "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value), meaning
-            )
+            table.add_row(f"  {name}", _shown(getattr(defaults, name)), meaning)
     return table
+
+
+def _shown(value: Any) -> str:
+    """A default as one would write it on the command line."""
+    if value is None:
+        return "-"
+    if isinstance(value, tuple):
+        return str(list(value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def train(
