@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from sae import peers
-from sparsight import SAE, SparsightError
+from sparsight import SAE, SAEConfig, SparsightError
 from sparsight.cli import app
 from sparsight.cli_train import EXAMPLES, OPTIONS
 from sparsight.pipeline.recipe import train_config
@@ -34,6 +34,22 @@ def test_an_sae_travels_through_the_command_line(tmp_path):
     for words in ("sdxl_unbox", "top 4 of 30 latents", "mid_block.attentions.0:update", "dead_steps_threshold"):
         assert words in facts
     assert "30 latents" in call("sae", "info", folder.parent, "--subfolder", "final")
+
+
+def test_info_says_what_only_some_saes_have(tmp_path):
+    folder, *_ = peers.dictionary(tmp_path / "theirs", peers.inputs(), "MatryoshkaBatchTopKSAE")
+    facts = call("sae", "info", folder)
+    for words in ("batchtopk", "4 a token on average of 30 latents", "0.8", "the first 5, 15 latents also reconstruct"):
+        assert words in facts
+    SAE(SAEConfig(6, 30, "gated", t_edges=(200, 500))).save_pretrained(tmp_path / "ours")
+    assert "3 bins, cut at 200, 500" in call("sae", "info", tmp_path / "ours")
+    command = ["sae", "export", str(tmp_path / "ours"), str(tmp_path / "out"), "-f", "saelens"]
+    assert "conditioned on the timestep" in str(CliRunner().invoke(app, command).exception)
+
+
+def test_the_help_says_what_a_format_holds():
+    page = " ".join(call("sae", "export", "--help").split())
+    assert "jumprelu and gated" in page and "told t is refused" in page
 
 
 def test_a_mistake_in_an_sae_command_is_one_sentence(tmp_path):

@@ -23,7 +23,13 @@ def import_(
     format: Format = None,
     subfolder: Subfolder = None,
 ) -> None:
-    """Turn another library's SAE into one of sparsight's, which encodes and decodes the same."""
+    """Turn another library's SAE into one of sparsight's, which encodes and decodes the same.
+
+    SAELens: standard, topk, jumprelu and gated; what it trains as BatchTopK or
+    Matryoshka it saves as jumprelu. dictionary_learning: all that its
+    load_dictionary knows. sparsify and sdxl_unbox: topk. What an SAE of
+    sparsight cannot express is refused.
+    """
     from sparsight.sae import import_sae
 
     import_sae(source, format, subfolder).save_pretrained(out)
@@ -37,7 +43,14 @@ def export(
     format: Annotated[str, typer.Option("--format", "-f", help=f"Format to write: {FORMATS}.")],
     subfolder: Subfolder = None,
 ) -> None:
-    """Write an SAE as another library's folder, which encodes and decodes the same there."""
+    """Write an SAE as another library's folder, which encodes and decodes the same there.
+
+    saelens and dictionary_learning hold relu, topk, batchtopk (saelens as
+    jumprelu), jumprelu and gated SAEs; sparsify and sdxl_unbox hold topk.
+    Matryoshka prefixes, a record of the training, are left out where a format
+    has no place for them. An SAE that is told t is refused: no other library
+    has one.
+    """
     from sparsight.sae import export_sae, import_sae
 
     export_sae(import_sae(source, None, subfolder), out, format)
@@ -46,7 +59,7 @@ def export(
 
 @sae_app.command("info")
 def info(source: Source, format: Format = None, subfolder: Subfolder = None) -> None:
-    """Say what an SAE is: format, sizes, activation, site, and what made it."""
+    """Say what an SAE is: format, sizes, activation and its options, site, and what made it."""
     from sparsight.sae import import_sae
     from sparsight.terminal import print_sae
 

@@ -100,12 +100,13 @@ def print_table(folder: Path) -> None:
 def print_sae(sae: SAE) -> None:
     """An SAE's sizes and rule, and the simple facts and metrics that it carries."""
     config, extra = sae.config, sae.extra
-    rule = f"top {config.k} of {config.d_sae} latents" if config.activation == "topk" else f"{config.d_sae} latents"
+    rule = {"topk": f"top {config.k} of ", "batchtopk": f"{config.k} a token on average of "}.get(config.activation, "")
+    size = f"{rule}{config.d_sae} latents"
     facts: dict[str, Any] = {
-        "format": extra.get("source_format", "sparsight"), "activation": config.activation, "size": rule,
+        "format": extra.get("source_format", "sparsight"), "activation": config.activation, "size": size,
         "channels": config.d_in, "atoms": "of length 1" if config.decoder_norm == "unit" else "of any length",
         "pre-bias": "b_dec is subtracted before encoding" if config.pre_bias else "none",
-    }  # fmt: skip
+    } | _options(sae)  # fmt: skip
     nested = {
         f"{key}.{name}": v for key in ("metrics", "source_config") for name, v in dict(extra.get(key, {})).items()
     }
@@ -114,6 +115,21 @@ def print_sae(sae: SAE) -> None:
         if isinstance(value, str | int | float):
             table.add_row(name, escape(f"{value:.5g}" if isinstance(value, float) else str(value)))
     Console().print(table)
+
+
+def _options(sae: SAE) -> dict[str, Any]:
+    """What only some SAEs have."""
+    config = sae.config
+    facts: dict[str, Any] = {}
+    if config.activation == "batchtopk":
+        facts["threshold"] = float(sae.threshold)
+    if config.prefixes:
+        facts["Matryoshka"] = f"the first {', '.join(map(str, config.prefixes))} latents also reconstruct alone"
+    if config.t_edges:
+        facts["timesteps"] = (
+            f"{len(config.t_edges) + 1} bins, cut at {', '.join(map(str, config.t_edges))}: encode(x, t)"
+        )
+    return facts
 
 
 def print_sites(model: str, causal: bool, images: int, steps: int, low: int, only: list[str]) -> None:

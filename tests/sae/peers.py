@@ -5,11 +5,13 @@ wendlerc/sdxl-unbox and dictionary-learning 0.1.0. Weights are random, with bias
 """
 
 import json
+import math
 
 import torch
 from safetensors.torch import save_file
 
 D, M, K = 6, 30, 4
+GROUPS = [5, 10, 15]  # of latents, in a Matryoshka dictionary
 
 
 def numbers(*shape, seed=0):
@@ -25,6 +27,26 @@ def weights():
     lengths = torch.linspace(0.3, 3, M)
     decoder = torch.nn.functional.normalize(numbers(D, M, seed=1), dim=0) * lengths
     return numbers(M, D), decoder, numbers(M, seed=2), numbers(D, seed=3)
+
+
+def thresholds():
+    """(M,): mostly above 0, and some at and below it, which cut nothing that ReLU leaves."""
+    return numbers(M, seed=4).abs() * (torch.arange(M) % 7 != 0) - 0.5 * (torch.arange(M) % 11 == 0)
+
+
+def gate_and_size(s, gate_bias, r_mag, mag_bias):
+    """Gated SAEs, one number after another: on where the gate is open, and then as large as the other branch says."""
+    z = torch.zeros_like(s)
+    for row, values in enumerate(s.tolist()):
+        for latent, value in enumerate(values):
+            if value + float(gate_bias[latent]) > 0:
+                z[row, latent] = max(value * math.exp(float(r_mag[latent])) + float(mag_bias[latent]), 0.0)
+    return z
+
+
+def above(pre, threshold):
+    """What exceeds a threshold, of one for all or one for each latent; never below 0."""
+    return pre.clamp_min(0) * (pre > threshold)
 
 
 def best(pre, k=K):
@@ -54,25 +76,34 @@ def saelens_config(architecture="standard", **more):
     } | ({"k": K} if architecture == "topk" else {}) | more  # fmt: skip
 
 
-def saelens_state():
+def saelens_state(architecture="standard"):
     encoder, decoder, b_enc, b_dec = weights()
-    return {"W_enc": encoder.t(), "b_enc": b_enc, "W_dec": decoder.t(), "b_dec": b_dec}
+    state = {"W_enc": encoder.t(), "W_dec": decoder.t(), "b_dec": b_dec}
+    if architecture == "gated":
+        return state | {"b_gate": b_enc, "r_mag": 0.5 * numbers(M, seed=5), "b_mag": numbers(M, seed=6)}
+    return state | {"b_enc": b_enc} | ({"threshold": thresholds()} if architecture == "jumprelu" else {})
 
 
-def saelens(folder, x, architecture="standard", pre_bias=True, rescale=False, factor=None):
-    """The folder, z and x_hat of StandardSAE and TopKSAE; `factor` is ActivationScaler's, applied outside of the SAE."""
-    encoder, decoder, b_enc, b_dec = weights()
+def saelens(folder, x, architecture="standard", pre_bias=True, rescale=False, factor=None, metadata=None):
+    """The folder, z and x_hat of a SAELens SAE; `factor` is ActivationScaler's, applied outside of the SAE."""
+    (encoder, decoder, b_enc, b_dec), state = weights(), saelens_state(architecture)
     more = {"rescale_acts_by_decoder_norm": rescale} if architecture == "topk" else {}
     if factor is not None:
         more |= {"normalize_activations": "expected_average_only_in"}
     config = saelens_config(architecture, apply_b_dec_to_input=pre_bias, **more)
-    put(folder, config, "sae_weights.safetensors", saelens_state())
+    config["metadata"] |= metadata or {}
+    put(folder, config, "sae_weights.safetensors", state)
     if factor is not None:
         (folder / "activation_scaler.json").write_text(json.dumps({"scaling_factor": factor, "has_whitening": False}))
         x = x * factor
-    pre = (x - b_dec * pre_bias) @ encoder.t() + b_enc
+    product = (x - b_dec * pre_bias) @ encoder.t()
     lengths = decoder.norm(dim=0) if rescale else torch.ones(M)
-    z = best(pre * lengths) if architecture == "topk" else pre.clamp_min(0)
+    if architecture == "gated":
+        z = gate_and_size(product, b_enc, state["r_mag"], state["b_mag"])
+    elif architecture == "topk":
+        z = best((product + b_enc) * lengths)
+    else:
+        z = above(product + b_enc, state.get("threshold", torch.zeros(M)))
     return folder, z, ((z / lengths) @ decoder.t() + b_dec) / (factor or 1)
 
 
@@ -125,19 +156,29 @@ def sdxl_unbox(folder, x):
     return folder, z, z @ decoder.t() + b_dec
 
 
-def dictionary(folder, x, kind="AutoEncoder"):
+def dictionary(folder, x, kind="AutoEncoder", threshold=0.8):
     """The folder, z and x_hat of what dictionary_learning's `load_dictionary` returns."""
     encoder, decoder, b_enc, b_dec = weights()
-    state = {"encoder.weight": encoder, "encoder.bias": b_enc, "decoder.weight": decoder}
     trainer = {"dict_class": kind, "lr": 1e-3, "activation_dim": D, "dict_size": M, "submodule_name": "mid_block"}
-    if kind == "AutoEncoder":  # its loader makes the columns 1 long and the encoder's rows longer by as much
-        z = ((x - b_dec) @ encoder.t() + b_enc).clamp_min(0) * decoder.norm(dim=0)
-        state, y = state | {"bias": b_dec}, z @ (decoder / decoder.norm(dim=0)).t() + b_dec
-    elif kind == "AutoEncoderNew":
-        z = (x @ encoder.t() + b_enc).clamp_min(0)
-        state, y = state | {"decoder.bias": b_dec}, z @ decoder.t() + b_dec
-    else:
-        z = best(((x - b_dec) @ encoder.t() + b_enc).clamp_min(0))
-        state |= {"b_dec": b_dec, "k": torch.tensor(K, dtype=torch.int), "threshold": torch.tensor(-1.0)}
-        trainer, y = trainer | {"k": K}, z @ decoder.t() + b_dec
-    return put(folder, {"trainer": trainer, "buffer": {"ctx_len": 128}}, "ae.pt", state, "config.json"), z, y
+    linear = {"encoder.weight": encoder, "encoder.bias": b_enc, "decoder.weight": decoder}
+    plain = {"W_enc": encoder.t(), "b_enc": b_enc, "W_dec": decoder.t(), "b_dec": b_dec}
+    counted = {"k": torch.tensor(K, dtype=torch.int), "threshold": torch.tensor(threshold)}
+    pre, without = (x - b_dec) @ encoder.t() + b_enc, x @ encoder.t() + b_enc
+    r_mag, mag_bias = 0.5 * numbers(M, seed=5), numbers(M, seed=6)
+    gated = {"gate_bias": b_enc, "mag_bias": mag_bias, "r_mag": r_mag, "decoder_bias": b_dec}
+    lengths = decoder.norm(dim=0) if kind == "AutoEncoder" else torch.ones(M)  # its loader makes the columns 1 long
+    state, z = {
+        "AutoEncoder": (linear | {"bias": b_dec}, pre.clamp_min(0)),
+        "AutoEncoderNew": (linear | {"decoder.bias": b_dec}, without.clamp_min(0)),
+        "AutoEncoderTopK": (linear | {"b_dec": b_dec} | counted, best(pre.clamp_min(0))),
+        "BatchTopKSAE": (linear | {"b_dec": b_dec} | counted, above(pre, threshold)),
+        "MatryoshkaBatchTopKSAE": (plain | counted | {"group_sizes": torch.tensor(GROUPS)}, above(pre, threshold)),
+        "JumpReluAutoEncoder": (plain | {"threshold": thresholds()}, above(without, thresholds())),
+        "GatedAutoEncoder": (
+            {"encoder.weight": encoder, "decoder.weight": decoder} | gated,
+            gate_and_size(pre - b_enc, b_enc, r_mag, mag_bias),
+        ),
+    }[kind]
+    trainer |= {"k": K} if "k" in state else {}
+    folder = put(folder, {"trainer": trainer, "buffer": {"ctx_len": 128}}, "ae.pt", state, "config.json")
+    return folder, z * lengths, z @ decoder.t() + b_dec

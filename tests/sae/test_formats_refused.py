@@ -49,10 +49,41 @@ def old_lens(**more):
     return lens({"d_in": peers.D, "d_sae": peers.M} | more)
 
 
+def pickled(folder, **changes):
+    state = torch.load(folder / "ae.pt", weights_only=True) | changes
+    torch.save({name: tensor for name, tensor in state.items() if tensor is not None}, folder / "ae.pt")
+
+
+matryoshka = partial(peers.dictionary, kind="MatryoshkaBatchTopKSAE")
 topk_dictionary = partial(peers.dictionary, kind="AutoEncoderTopK")
 REFUSED = {
-    "jumprelu": (lens(architecture="jumprelu"), r"architecture 'jumprelu'.*\(valid: standard, topk\)"),
-    "gated": (lens(architecture="gated"), r"architecture 'gated'.*\(valid: standard, topk\)"),
+    "temporal": (
+        lens(architecture="temporal", n_attn_layers=1),
+        r"architecture 'temporal'.*\(valid: standard, topk, jumprelu, gated\)",
+    ),
+    "architecture list": (lens(architecture=["gated"]), r"architecture \['gated'\], which a sparsight SAE cannot"),
+    "checkpoint": (
+        lens(architecture="matryoshka_batchtopk", topk_threshold_lr=0.01),
+        r"a checkpoint of a matryoshka_batchtopk training.*\(save_inference_model\)",
+    ),
+    "no threshold": (lens(architecture="jumprelu"), "lacks tensors: threshold"),
+    "one threshold": (
+        lens(architecture="jumprelu", state=peers.saelens_state() | {"threshold": torch.ones(())}),
+        r"threshold in .* has shape \(\), not \(30,\)",
+    ),
+    "gated with b_enc": (
+        lens(architecture="gated", state=peers.saelens_state("gated") | {"b_enc": torch.ones(peers.M)}),
+        "unexpected tensors: b_enc",
+    ),
+    "widths": (
+        lens(metadata={"training_architecture_details": {"matryoshka_widths": 5}}),
+        "matryoshka_widths 5, which is no list",
+    ),
+    "falling widths": (
+        lens(metadata={"training_architecture_details": {"matryoshka_widths": [15, 5]}}),
+        "prefixes must be a list of increasing whole numbers",
+    ),
+    "metadata": (lens(metadata=[1]), r"metadata \[1\], which is no JSON object"),
     "layer norm": (lens(normalize_activations="layer_norm"), "normalises its input by 'layer_norm'"),
     "whitening": (lens(normalize_activations="covariance_whitening"), "normalises its input by 'covariance_whitening'"),
     "no factor": (lens(normalize_activations="expected_average_only_in"), "activation_scaler.json .* is missing"),
@@ -92,10 +123,21 @@ REFUSED = {
     "list": (unbox(state=[1, 2]), "is no dictionary of tensors"),
     "unbox size": (unbox(d_model=7), r"has shape \(30, 6\), not \(30, 7\)"),
     "unbox key": (unbox(activation="relu"), r"unknown key of .*config.json 'activation'"),
-    "batch topk": (
-        spoiled(topk_dictionary, lambda f: trainer(f, dict_class="BatchTopKSAE")),
-        r"dict_class 'BatchTopKSAE'.*\(valid: AutoEncoder, AutoEncoderNew, AutoEncoderTopK\)",
+    "class": (
+        spoiled(topk_dictionary, lambda f: trainer(f, dict_class="IdentityDict")),
+        r"dict_class 'IdentityDict'.*\(valid: AutoEncoder, .*, GatedAutoEncoder\)",
     ),
+    "class list": (spoiled(topk_dictionary, lambda f: trainer(f, dict_class=[])), r"dict_class \[\], which"),
+    "groups": (
+        spoiled(matryoshka, lambda f: pickled(f, group_sizes=torch.tensor([5, 10]))),
+        r"group sizes \[5, 10\], which are no parts of 30 latents",
+    ),
+    "no groups": (spoiled(matryoshka, lambda f: pickled(f, group_sizes=None)), "lacks tensors: group_sizes"),
+    "matrix of groups": (
+        spoiled(matryoshka, lambda f: pickled(f, group_sizes=torch.ones(2, 2))),
+        r"group_sizes in .* has shape \(2, 2\), not \(any,\)",
+    ),
+    "no batch threshold": (spoiled(matryoshka, lambda f: pickled(f, threshold=None)), "lacks tensors: threshold"),
     "no class": (spoiled(peers.dictionary, lambda f: (f / "config.json").write_text("{}")), "dict_class None"),
     "two ks": (spoiled(topk_dictionary, lambda f: trainer(f, k=5)), "was made with k = 4, but its config.json says 5"),
     "not JSON": (spoiled(peers.sparsify, lambda f: (f / "cfg.json").write_text("{")), "not readable JSON"),

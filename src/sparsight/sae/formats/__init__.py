@@ -35,7 +35,9 @@ def import_sae(
 def export_sae(sae: SAE, folder: Path | str, format: str) -> None:
     """Write an SAE as a folder of another library, which then encodes and decodes as `sae` does on raw activations.
 
-    Raises `SparsightError` for an unknown format and for an activation that the format has no word for.
+    Matryoshka `prefixes` say how an SAE was trained, and are left out where the format has no place for them. Raises
+    `SparsightError`, before anything is written, for an unknown format, for an activation that the format has no word
+    for, and for an SAE with `t_edges`, which only "sparsight" has one for.
     """
     FORMATS[_known(format)].write(sae, Path(folder))
 

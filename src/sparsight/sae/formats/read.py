@@ -15,7 +15,7 @@ from sparsight.errors import SparsightError, unknown
 from sparsight.files import read_json
 from sparsight.sae.hub import read_tensors
 
-Shapes = Mapping[str, tuple[int, ...]]
+Shapes = Mapping[str, tuple[int | None, ...]]  # None stands for any size
 
 
 def config_of(path: Path) -> dict[str, Any]:
@@ -62,9 +62,17 @@ def tensors_of(
         if names:
             raise SparsightError(f"{path} {kind} tensors: {', '.join(sorted(names))}")
     for name, tensor in found.items():
-        if tuple(tensor.shape) != known[name]:
-            raise SparsightError(f"{name} in {path} has shape {tuple(tensor.shape)}, not {known[name]}")
+        if not _fits(tuple(tensor.shape), known[name]):
+            raise SparsightError(f"{name} in {path} has shape {tuple(tensor.shape)}, not {_words(known[name])}")
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.items()}
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(wanted) and all(w in (None, size) for size, w in zip(shape, wanted, strict=True))
+
+
+def _words(shape: tuple[int | None, ...]) -> str:
+    return str(shape).replace("None", "any")
 
 
 def shape_of(path: Path, name: str) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from sparsight.files import atomic, write_json
-from sparsight.sae.formats.plain import Plain, fold, require_activation, to_sae
+from sparsight.sae.formats.plain import Plain, fold, require_expressible, to_sae
 from sparsight.sae.formats.read import config_of, provenance, require_keys, site_in, tensors_of, whole
 from sparsight.sae.model import SAE
 
@@ -44,8 +44,8 @@ def read(folder: Path) -> SAE:
 
 
 def write(sae: SAE, folder: Path) -> None:
-    """Write a TopK SAE as sdxl-unbox does, its input statistics folded into the weights."""
-    require_activation(sae, ACTIVATIONS, NAME)
+    """Write a TopK SAE as sdxl-unbox does, its input statistics folded into the weights and its `prefixes` left out."""
+    require_expressible(sae, ACTIVATIONS, NAME)
     plain, d_sae = fold(sae, pre_bias=True), sae.config.d_sae
     state = {
         "encoder.weight": plain.W_enc.t().contiguous(), "decoder.weight": plain.W_dec.t().contiguous(),

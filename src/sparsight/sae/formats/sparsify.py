@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from sparsight.errors import SparsightError
 from sparsight.files import atomic, write_json
-from sparsight.sae.formats.plain import Plain, fold, require_activation, to_sae
+from sparsight.sae.formats.plain import Plain, fold, require_expressible, to_sae
 from sparsight.sae.formats.read import config_of, provenance, refuse, require_keys, site_in, tensors_of, whole
 from sparsight.sae.model import SAE
 
@@ -56,8 +56,11 @@ def read(folder: Path) -> SAE:
 
 
 def write(sae: SAE, folder: Path) -> None:
-    """Write a TopK SAE as sparsify does, its input statistics folded into the weights."""
-    require_activation(sae, tuple(ACTIVATIONS.values()), NAME)
+    """Write a TopK SAE as sparsify does, its input statistics folded into the weights and its `prefixes` left out.
+
+    Raises `SparsightError` for other activations: the format has no thresholds, so not even BatchTopK has a place.
+    """
+    require_expressible(sae, tuple(ACTIVATIONS.values()), NAME)
     plain = fold(sae, pre_bias=True)
     tensors = {
         "encoder.weight": plain.W_enc.t().contiguous(), "encoder.bias": plain.b_enc,
