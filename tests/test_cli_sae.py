@@ -65,7 +65,7 @@ def test_the_page_of_train_explains_every_option_with_its_default():
     page = call("train", "--help")
     for name in named:
         value = getattr(TrainConfig(), name)
-        shown = "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+        shown = {None: "-", (): "[]"}.get(value, f"{value:g}" if isinstance(value, float) else str(value))
         assert re.search(rf"^ +{name} +{re.escape(shown)} +\w", page, re.MULTILINE), name
     for command in EXAMPLES.values():
         assert command in page
