@@ -248,5 +248,7 @@ def test_a_safety_checker_is_not_read_and_another_family_is_refused_before_its_w
     index["_class_name"] = "StableDiffusionXLPipeline"
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(SparsightError, match="family StableDiffusionXLPipeline is not supported .*StableDiffusionPipe"):
+    with pytest.raises(
+        SparsightError, match=r"family StableDiffusionXLPipeline is not supported .*StableDiffusionPipe"
+    ):
         DiffusionModel.load(tmp_path)

@@ -188,5 +188,7 @@ def _lasting(metrics: dict[str, float]) -> dict[str, float]:
 
 def _extra(store: TokenSource, config: TrainConfig, identity: str) -> dict[str, Any]:
     spec = store.spec
-    made_of = {"site": spec.site, "mode": spec.mode, "model": spec.model, "model_hash": spec.model_hash}
+    made_of: dict[str, Any] = {"site": spec.site, "mode": spec.mode, "model": spec.model, "model_hash": spec.model_hash}
+    if spec.conditioning:  # an SAE of one half and one stage: whoever edits with it can be told of another
+        made_of |= {"conditioning": spec.conditioning, "timesteps": list(spec.timesteps)}
     return made_of | {"store": store.digest, "training": identity, "train_config": asdict(config)}
