@@ -15,16 +15,27 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 # Where each public name lives. Imported on first use, so that `import sparsight` costs nothing.
 _HOMES = {
-    "sparsight.diffusion": ("DiffusionModel", "Intervention", "Loop", "Step", "invert", "sample", "walk"),
+    "sparsight.diffusion": (
+        "Conditioning",
+        "DiffusionModel",
+        "Intervention",
+        "Loop",
+        "Step",
+        "invert",
+        "sample",
+        "walk",
+    ),
     "sparsight.activations": (
         "HarvestConfig",
         "LiveStore",
+        "PromptStream",
         "Store",
         "Stream",
         "harvest",
         "harvest_part",
         "harvest_streams",
     ),
+    "sparsight.prompts": ("Prompts",),
     "sparsight.sae": (
         "SAE",
         "SAEConfig",
@@ -46,11 +57,21 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
-    from sparsight.activations import HarvestConfig, LiveStore, Store, Stream, harvest, harvest_part, harvest_streams
+    from sparsight.activations import (
+        HarvestConfig,
+        LiveStore,
+        PromptStream,
+        Store,
+        Stream,
+        harvest,
+        harvest_part,
+        harvest_streams,
+    )
     from sparsight.concepts import AlignConfig, Alignment, Concept, align, probe_accuracy
-    from sparsight.diffusion import DiffusionModel, Intervention, Loop, Step, invert, sample, walk
+    from sparsight.diffusion import Conditioning, DiffusionModel, Intervention, Loop, Step, invert, sample, walk
     from sparsight.metrics import Interval, counterfactual_gain, editing_precision
     from sparsight.pipeline import Recipe, Run, load_recipe, run_recipe
+    from sparsight.prompts import Prompts
     from sparsight.report import write_report
     from sparsight.sae import (
         SAE,

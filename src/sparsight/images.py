@@ -79,6 +79,17 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
     return to_tensor(pixels[None])
 
 
+def image_path(folder: Path, number: int) -> Path:
+    """Where the image of a number is kept, so that names sort by number."""
+    return folder / f"{number:08d}.png"
+
+
+def write_image(path: Path, image: Tensor) -> None:
+    """Save one image (3, H, W) in [-1, 1] as PNG, whole or not at all; nothing lost but the rounding to uint8."""
+    with atomic(path) as temporary:
+        Image.fromarray(to_pixels(image[None])[0]).save(temporary, format="PNG")
+
+
 def write_sheet(path: Path, images: Tensor) -> None:
     """Save images (n, 3, H, W) as one PNG of 8 columns, row by row, nothing lost but the rounding to uint8."""
     pixels = to_pixels(images)

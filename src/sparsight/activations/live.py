@@ -18,12 +18,13 @@ from sparsight.activations.encoding import generator
 from sparsight.activations.harvest import HarvestConfig, stream_spec
 from sparsight.activations.prefetch import ahead
 from sparsight.activations.shuffle import Buffer, TokenBatch, shuffled_batches
-from sparsight.activations.visit import Wanted, visit
+from sparsight.activations.visit import Wanted, prepare, visit
 from sparsight.activations.writer import Unit
 from sparsight.diffusion.model import DiffusionModel
 from sparsight.errors import SparsightError
 from sparsight.files import digest
 from sparsight.images import ImageSource
+from sparsight.prompts import PromptSource
 
 # Timesteps that an image gives to a buffer at a time: an image is drawn and encoded once for so many passes, and a
 # buffer of M maps holds M / 4 images.
@@ -42,12 +43,13 @@ class LiveStore:
     """Tokens of one site, made by the model as they are read: what `Store` is to training, with no disk.
 
     `config` is a `HarvestConfig` or a `Stream`. "noising" draws fresh noise in every epoch, a function of (config.seed,
-    epoch, image, t) alone; "inversion" follows each image's whole path. `numbers` chooses images (default: all). With
+    epoch, image, t) alone; "inversion" follows each image's whole path, and a `PromptStream` samples each prompt's
+    whole path anew, in every epoch from the same noise. `numbers` chooses images (default: all). With
     `prefetch` a thread runs the model while batches are being read: do not use the model elsewhere meanwhile.
     """
 
     def __init__(
-        self, model: DiffusionModel, images: ImageSource, config: HarvestConfig | None = None, *,
+        self, model: DiffusionModel, images: ImageSource | PromptSource, config: HarvestConfig | None = None, *,
         numbers: Sequence[int] | None = None, prefetch: bool = True,
     ) -> None:  # fmt: skip
         self.model, self.source, self.prefetch = model, images, prefetch
@@ -113,7 +115,8 @@ class LiveSource:
         self.stop = Event()
         a_map = live.spec.map_bytes + 8 * self.positions + 16  # with its permutation and its ids
         budget = int(memory_mb * 2**20) // (a_map * (2 if live.prefetch else 1))
-        self.together = len(self.stamps) if self.config.method == "inversion" else min(TOGETHER, len(self.stamps))
+        self.whole = self.config.method != "noising"  # the path of an image is walked once for all its timesteps
+        self.together = len(self.stamps) if self.whole else min(TOGETHER, len(self.stamps))
         self.draws = budget // self.together  # in a buffer
         if self.draws < 1:
             least = self.together * a_map * (2 if live.prefetch else 1) / 2**20
@@ -143,7 +146,7 @@ class LiveSource:
     @torch.no_grad()
     def _make(self, plan: list[Draw]) -> Buffer:
         rows = Unit(self.live.spec, sum(len(draw.stamps) for draw in plan), measure=False)
-        at_once = max(1, self.config.batch_size // (1 if self.config.method == "inversion" else self.together))
+        at_once = max(1, self.config.batch_size // (1 if self.whole else self.together))
         for start in range(0, len(plan), at_once):
             if self.stop.is_set():
                 raise SparsightError("the reader of this stream has left")
@@ -154,17 +157,16 @@ class LiveSource:
     def _pass(self, rows: Unit, draws: list[Draw]) -> None:
         live, spec = self.live, self.live.spec
         numbers = [draw.image for draw in draws]
-        latents = live.model.encode(live.source.batch(numbers).to(live.model.device))
-        image = torch.tensor(numbers)
-        if self.config.method == "inversion":
-            wanted = {"": Wanted(spec.site, spec.timesteps)}
-            for t, _, tokens in visit(live.model, latents, self.config, wanted, unit=0):
+        begin, image = prepare(live.model, live.source, numbers, self.config), torch.tensor(numbers)
+        if self.whole:
+            wanted = {"": Wanted(spec.site, spec.timesteps, spec.conditioning)}
+            for t, _, tokens in visit(live.model, begin, self.config, wanted, unit=0):
                 rows.add(tokens[""], image, torch.full_like(image, t))
             return
         which = torch.tensor([i for i, draw in enumerate(draws) for _ in draw.stamps])
         stamps = torch.tensor([stamp for draw in draws for stamp in draw.stamps])
-        noise = torch.stack([self._noise(draw, stamp) for draw in draws for stamp in draw.stamps]).to(latents)
-        x_t = live.model.schedule.add_noise(latents[which.to(latents.device)], noise, stamps)
+        noise = torch.stack([self._noise(draw, stamp) for draw in draws for stamp in draw.stamps]).to(begin.states)
+        x_t = live.model.schedule.add_noise(begin.states[which.to(begin.states.device)], noise, stamps)
         rows.add(live.model.read(x_t, stamps, [spec.site])[spec.site], image[which], stamps)
 
     def _noise(self, draw: Draw, t: int) -> Tensor:

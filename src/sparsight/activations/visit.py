@@ -2,51 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from sparsight.activations.config import HarvestConfig, PromptStream
+from sparsight.activations.encoding import generator
+from sparsight.diffusion.conditioning import Conditioning
 from sparsight.diffusion.model import DiffusionModel
 from sparsight.diffusion.sampling import Loop, walk
-from sparsight.errors import SparsightError, unknown
-
-METHODS = ("inversion", "noising")
 
 
-@dataclass(frozen=True)
-class HarvestConfig:
-    """What to harvest. `method` "inversion" follows each image up DDIM's own path, "noising" adds fresh noise.
+class Start(NamedTuple):
+    """Where a pass begins: clean latents of images, or the noise of prompts and what the model is told."""
 
-    Timesteps are those of a `steps`-step run that lie in `low` ... `high` (CASL: 500 to 999).
-    """
-
-    site: str = "mid_block"
-    steps: int = 100
-    low: int = 500
-    high: int = 999
-    method: str = "inversion"
-    refine: int = 0
-    dtype: str = "fp16"
-    batch_size: int = 64
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise unknown("harvest method", self.method, METHODS)
-        if self.low > self.high:
-            raise SparsightError(f"the harvest's timesteps run from {self.low} to {self.high}: nothing lies between")
-        if self.batch_size < 1:
-            raise SparsightError(f"the harvest's batch size is {self.batch_size}, but must be at least 1")
+    states: Tensor
+    conditioning: Conditioning | None = None
 
 
 class Wanted(NamedTuple):
-    """What one stream wants of a pass: a site, at these timesteps (ascending)."""
+    """What one stream wants of a pass: a site, at these timesteps (ascending), of one half of guidance ("": all rows)."""
 
     site: str
     stamps: tuple[int, ...]
+    half: str = ""
 
 
 class Seen(NamedTuple):
@@ -57,23 +39,36 @@ class Seen(NamedTuple):
     tokens: dict[str, Tensor]
 
 
-def grid(model: DiffusionModel, config: HarvestConfig) -> list[int]:
-    """The timesteps that are harvested, from clean to noisy."""
-    stamps = sorted(t for t, _ in model.pairs(config.steps) if config.low <= t <= config.high)
-    if not stamps:
-        raise SparsightError(f"no timestep of a {config.steps}-step run lies between {config.low} and {config.high}")
-    return stamps
+def start_noise(model: DiffusionModel, seed: int, numbers: Sequence[int]) -> Tensor:
+    """The noise x_T (B, c, h, w) of the images of these numbers, fp32: a function of (seed, number) and nothing else."""
+    drawn = [torch.randn(model.latent_shape, generator=generator(seed, number)) for number in numbers]
+    return torch.stack(drawn).to(model.device)
+
+
+def prepare(model: DiffusionModel, source: Any, numbers: Sequence[int], config: HarvestConfig) -> Start:
+    """Read the images or prompts of these numbers and make them ready for `visit`."""
+    if not isinstance(config, PromptStream):
+        return Start(model.encode(source.batch(numbers).to(model.device)))
+    told = model.encode_prompts(source.batch(numbers), negative=config.negative, guidance=config.guidance)
+    return Start(start_noise(model, config.seed, numbers), told)
 
 
 def visit(
-    model: DiffusionModel, latents: Tensor, config: HarvestConfig, wanted: Mapping[str, Wanted], unit: int
-) -> Iterator[Seen]:
-    """Take clean `latents` (B, c, h, w) to every timestep that any stream wants; each stream hears its own, ascending.
+    model: DiffusionModel, begin: Start, config: HarvestConfig, wanted: Mapping[str, Wanted], unit: int,
+    finish: Callable[[Tensor], None] | None = None,
+) -> Iterator[Seen]:  # fmt: skip
+    """Take a batch from `begin` to every timestep that any stream wants; each stream hears its own.
 
-    Inversion shares one path among all streams. Noising shares a pass among streams of equal timesteps, each stage with
-    its own noise from (config.seed, unit): a stream is the same alone and in company, but stages that overlap without
-    being equal cost a pass each.
+    From images the timesteps come ascending, from prompts descending. `finish` is called with the clean latents that a
+    sampling ends in; without it the run stops after the last timestep that is wanted. Inversion and sampling share one
+    path among all streams. Noising shares a pass among streams of equal timesteps, each stage with its own noise from
+    (config.seed, unit): a stream is the same alone and in company, but stages that overlap without being equal cost a
+    pass each.
     """
+    latents = begin.states
+    if config.method == "sampling":
+        yield from _sampled(model, begin, config, wanted, finish)
+        return
     if config.method == "inversion":
         yield from _inverted(model, latents, config, wanted)
         return
@@ -108,6 +103,32 @@ def _inverted(
             if moment.t_next == last:
                 break
     yield _read(model, top, last, {name: want.site for name, want in wanted.items() if last in want.stamps})
+
+
+def _sampled(
+    model: DiffusionModel, begin: Start, config: HarvestConfig, wanted: Mapping[str, Wanted],
+    finish: Callable[[Tensor], None] | None,
+) -> Iterator[Seen]:  # fmt: skip
+    """Along the sampling of prompts; at the last timestep that is wanted, nothing after the last site is run."""
+    path, x = [t for t, _ in model.pairs(config.steps)], begin.states
+    stamps = {t for want in wanted.values() for t in want.stamps}
+    stop = len(path) if finish is not None else max(path.index(t) for t in stamps)
+    with model.capture({want.site for want in wanted.values()}, at=stamps) as tape:
+        run = walk(model, x, Loop(steps=config.steps, mode="plain"), conditioning=begin.conditioning)
+        for moment in islice(run, stop):
+            if moment.t in stamps:
+                here = tape.past.pop(moment.t)
+                yield Seen(moment.t, moment.x_t, {name: here.half(w.site, w.half) for name, w in _at(wanted, moment.t)})
+            x = moment.x_next
+    if finish is not None:
+        finish(x)
+        return
+    here = model.read(x, path[stop], {want.site for _, want in _at(wanted, path[stop])}, begin.conditioning)
+    yield Seen(path[stop], x, {name: here.half(w.site, w.half) for name, w in _at(wanted, path[stop])})
+
+
+def _at(wanted: Mapping[str, Wanted], t: int) -> list[tuple[str, Wanted]]:
+    return [(name, want) for name, want in wanted.items() if t in want.stamps]
 
 
 def _read(model: DiffusionModel, x_t: Tensor, t: int, sites: Mapping[str, str]) -> Seen:

@@ -1,11 +1,14 @@
-"""Diffusion models as sparsight sees them: one adapter, named sites, one loop."""
+"""Diffusion models as sparsight sees them: one adapter a family, named sites, one loop."""
 
-from sparsight.diffusion.model import DiffusionModel, SiteInfo
+from sparsight.diffusion.conditioning import Conditioning
+from sparsight.diffusion.hooks import SiteInfo
+from sparsight.diffusion.model import DiffusionModel
 from sparsight.diffusion.sampling import Loop, Moment, invert, sample, walk
 from sparsight.diffusion.schedule import CLEAN, Prediction, Schedule
 from sparsight.diffusion.sites import EditRecord, Intervention, Step, Tape
+from sparsight.diffusion.text_to_image import TextToImage
 
 __all__ = [
-    "CLEAN", "DiffusionModel", "EditRecord", "Intervention", "Loop", "Moment", "Prediction", "Schedule",
-    "SiteInfo", "Step", "Tape", "invert", "sample", "walk",
+    "CLEAN", "Conditioning", "DiffusionModel", "EditRecord", "Intervention", "Loop", "Moment", "Prediction", "Schedule",
+    "SiteInfo", "Step", "Tape", "TextToImage", "invert", "sample", "walk",
 ]  # fmt: skip

@@ -6,23 +6,29 @@ the edit moves only the predicted x0, the direction to x_t keeps the unedited no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from sparsight.diffusion.conditioning import Conditioning
 from sparsight.diffusion.model import DiffusionModel
 from sparsight.diffusion.schedule import CLEAN, Prediction
-from sparsight.diffusion.sites import Intervention
+from sparsight.diffusion.sites import EditRecord, Intervention
 from sparsight.errors import SparsightError, unknown
 
 MODES = ("asymmetric", "plain")
+Predict = Callable[[Tensor, int], Prediction]
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One step of a run: at `t` the state was `x_t`, the (edited) prediction `x0`, and the step led to `x_next` at `t_next`."""
+    """One step of a run: at `t` the state was `x_t`, the (edited) prediction `x0`, and the step led to `x_next` at `t_next`.
+
+    `edits` says how strong the interventions of this step were; None where none acted.
+    """
 
     index: int
     steps: int
@@ -31,6 +37,7 @@ class Moment:
     x_t: Tensor
     x0: Tensor
     x_next: Tensor
+    edits: EditRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -55,13 +62,15 @@ class Loop:
 
 
 def walk(
-    model: DiffusionModel, x: Tensor, loop: Loop, *, interventions: Sequence[Intervention] = (),
-    invert: bool = False, start: int = 0, generator: torch.Generator | None = None,
+    model: DiffusionModel, x: Tensor, loop: Loop, *, conditioning: Conditioning | None = None,
+    interventions: Sequence[Intervention] = (), invert: bool = False, start: int = 0,
+    generator: torch.Generator | None = None,
 ) -> Iterator[Moment]:  # fmt: skip
     """Yield every step from noise to image, or from image to noise with `invert`.
 
-    `x` (B, c, h, w) is x_T, or the clean latents. `start` skips the first steps of a sampling run, for a
-    state that was saved on the way. With no active intervention a step is the scheduler's own.
+    `x` (B, c, h, w) is x_T, or the clean latents. `conditioning` is what a text-to-image model is told. `start` skips the
+    first steps of a sampling run, for a state that was saved on the way. With no active intervention a step is the
+    scheduler's own.
     """
     pairs = model.pairs(loop.steps)
     if invert:
@@ -69,21 +78,25 @@ def walk(
             raise SparsightError("inversion takes no interventions: invert first, then sample with them")
         pairs = [(later, earlier) for earlier, later in reversed(pairs)]
     for index, (t, t_next) in enumerate(pairs[start:], start):
+        predict = partial(model.predict, conditioning=conditioning, index=index, steps=len(pairs))
+        record = None
         if invert:
-            predicted, following = _invert_step(model, x, t, t_next, loop, index, len(pairs))
+            predicted, following = _invert_step(model, predict, x, t, t_next, loop)
         else:
-            predicted, following = _sample_step(model, x, t, t_next, loop, interventions, index, len(pairs), generator)
-        yield Moment(index, len(pairs), t, t_next, x, predicted.x0, following)
+            acting = [i for i in interventions if i.active(t)]
+            predicted, record = _predict_edited(model, predict, x, t, acting, loop)
+            following = _ddim(model, *predicted, t, t_next, loop.eta, generator)
+        yield Moment(index, len(pairs), t, t_next, x, predicted.x0, following, record)
         x = following
 
 
 def _invert_step(
-    model: DiffusionModel, x: Tensor, t: int, t_next: int, loop: Loop, index: int, steps: int
+    model: DiffusionModel, predict: Predict, x: Tensor, t: int, t_next: int, loop: Loop
 ) -> tuple[Prediction, Tensor]:
-    predicted = model.predict(x, max(t, 0), index=index, steps=steps)
+    predicted = predict(x, max(t, 0))
     following = _move(model, x, predicted.eps, t, t_next)
     for _ in range(loop.refine):  # what sampling will compute at the far end, until it leads back here
-        predicted = model.predict(following, t_next, index=index, steps=steps)
+        predicted = predict(following, t_next)
         following = _move(model, x, predicted.eps, t, t_next)
     return predicted, following
 
@@ -94,24 +107,23 @@ def _move(model: DiffusionModel, x: Tensor, eps: Tensor, t: int, t_next: int) ->
     return signal_next * (x - sigma * eps) / signal + sigma_next * eps
 
 
-def _sample_step(
-    model: DiffusionModel, x: Tensor, t: int, t_next: int, loop: Loop, interventions: Sequence[Intervention],
-    index: int, steps: int, generator: torch.Generator | None,
-) -> tuple[Prediction, Tensor]:  # fmt: skip
-    acting = [i for i in interventions if i.active(t)]
+def _predict_edited(
+    model: DiffusionModel, predict: Predict, x: Tensor, t: int, acting: Sequence[Intervention], loop: Loop
+) -> tuple[Prediction, EditRecord | None]:
+    """x0 with the edits; eps without them in the asymmetric mode; both clipped as the pipeline would."""
     if not acting:
-        edited = original = model.predict(x, t, index=index, steps=steps)
+        record, (x0, eps) = None, predict(x, t)
     else:
-        with model.edit(acting):
-            edited = model.predict(x, t, index=index, steps=steps)
-        original = model.predict(x, t, index=index, steps=steps) if loop.mode == "asymmetric" else edited
-    x0, eps = edited.x0, original.eps
+        with model.edit(acting) as record:
+            x0, eps = predict(x, t)
+        if loop.mode == "asymmetric":
+            eps = predict(x, t).eps
     if loop.clip and model.schedule.clip is not None:
         x0 = x0.clamp(-model.schedule.clip, model.schedule.clip)
         if model.schedule.rederive:
             signal, sigma = model.schedule.levels(t, x)
             eps = (x - signal * x0) / sigma
-    return Prediction(x0, eps), _ddim(model, x0, eps, t, t_next, loop.eta, generator)
+    return Prediction(x0, eps), record
 
 
 def _ddim(
@@ -135,24 +147,27 @@ def _ddim(
 
 @torch.no_grad()
 def sample(
-    model: DiffusionModel,
-    noise: Tensor,
-    loop: Loop | None = None,
-    *,
-    interventions: Sequence[Intervention] = (),
-    generator: torch.Generator | None = None,
-) -> Tensor:
+    model: DiffusionModel, noise: Tensor, loop: Loop | None = None, *, conditioning: Conditioning | None = None,
+    interventions: Sequence[Intervention] = (), generator: torch.Generator | None = None,
+) -> Tensor:  # fmt: skip
     """Clean latents (B, c, h, w) from `noise` of the same shape; `model.decode` makes them images."""
     x = noise
-    for moment in walk(model, noise, loop or Loop(), interventions=interventions, generator=generator):
+    for moment in walk(
+        model, noise, loop or Loop(), conditioning=conditioning, interventions=interventions, generator=generator
+    ):
         x = moment.x_next
     return x
 
 
 @torch.no_grad()
-def invert(model: DiffusionModel, latents: Tensor, loop: Loop | None = None) -> Tensor:
-    """The noise x_T (B, c, h, w) from which `sample` with the same loop returns `latents`."""
+def invert(
+    model: DiffusionModel, latents: Tensor, loop: Loop | None = None, *, conditioning: Conditioning | None = None
+) -> Tensor:
+    """The noise x_T (B, c, h, w) from which `sample` with the same loop and conditioning returns `latents`.
+
+    Guidance above 1 makes the way back inexact; inversion is best done at guidance 1.
+    """
     x = latents
-    for moment in walk(model, latents, loop or Loop(), invert=True):
+    for moment in walk(model, latents, loop or Loop(), conditioning=conditioning, invert=True):
         x = moment.x_next
     return x

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from sparsight.errors import SparsightError, unknown
+
+HALVES = ("uncond", "cond")
+"""The halves of a guidance batch: the rows that see the empty or the negative prompt, and those that see the prompt."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Step:
     """Where in a run an intervention is called.
 
     `t` is the scheduler's timestep, `index` counts the steps of the loop from 0, `grid` is (height, width)
-    of the site's positions. `conditional` marks the rows of a guidance batch that see the prompt (None: all).
+    of the site's positions. `conditional` (rows,) bool marks the rows of a guidance batch that see the prompt; it is
+    None for a model without prompts.
     """
 
     t: int | Tensor
@@ -26,6 +28,31 @@ class Step:
     steps: int = 1
     grid: tuple[int, int] = (1, 1)
     conditional: Tensor | None = None
+
+    @property
+    def halves(self) -> tuple[str, ...]:
+        """Which halves the batch has, by name: ("uncond", "cond"), ("cond",) at guidance 1, () without prompts."""
+        if self.conditional is None:
+            return ()
+        return HALVES if not self.conditional.all() else ("cond",)
+
+    def rows(self, half: str) -> Tensor | slice:
+        """The rows of a half as a mask (rows,) bool; every row counts as "cond" for a model without prompts.
+
+        Raises `SparsightError` for another name, and for "uncond" where no row sees the empty prompt.
+        """
+        return half_rows(self.conditional, half)
+
+
+def half_rows(conditional: Tensor | None, half: str) -> Tensor | slice:
+    """`Step.rows` for a mask of the conditional rows (None: the model takes no prompts)."""
+    if half not in HALVES:
+        raise unknown("half of a guidance batch", half, HALVES)
+    if half == "cond":
+        return slice(None) if conditional is None else conditional
+    if conditional is None or bool(conditional.all()):
+        raise SparsightError("this pass has no 'uncond' half: it needs a prompt and a guidance above 1")
+    return ~conditional
 
 
 class Intervention(Protocol):
@@ -47,24 +74,36 @@ class Intervention(Protocol):
 
 @dataclass
 class Tape:
-    """What was captured: `tape["mid_block"]` is the last call's tokens (B, N, C), `grids` their (h, w)."""
+    """What was captured: `tape["mid_block"]` is the last call's tokens (B, N, C), `grids` their (h, w).
+
+    A pass with guidance has twice the rows; `half` picks one half by name. Where the capture was asked for chosen
+    timesteps, `past[t]` is the tape of timestep t.
+    """
 
     tokens: dict[str, Tensor] = field(default_factory=dict)
     grids: dict[str, tuple[int, int]] = field(default_factory=dict)
+    conditional: Tensor | None = None
+    past: dict[int, Tape] = field(default_factory=dict)
 
     def __getitem__(self, site: str) -> Tensor:
         return self.tokens[site]
 
+    def half(self, site: str, half: str) -> Tensor:
+        """The tokens (B, N, C) of one half of a guidance batch, "cond" or "uncond"; "" takes all rows."""
+        tokens = self.tokens[site]
+        return tokens[half_rows(self.conditional, half)] if half else tokens
+
 
 @dataclass
 class EditRecord:
-    """How strong each edit was: ‖shift‖ / ‖tokens‖ of every call, by site."""
+    """How strong each edit was: ‖shift‖ / ‖tokens‖ of every call, by site; `halves` has it by (site, half)."""
 
     strengths: dict[str, list[float]] = field(default_factory=dict)
+    halves: dict[tuple[str, str], list[float]] = field(default_factory=dict)
 
-    def mean(self, site: str) -> float:
-        """Mean strength at `site`; 0 where nothing acted."""
-        values = self.strengths.get(site, [])
+    def mean(self, site: str, half: str | None = None) -> float:
+        """Mean strength at `site`, over all rows or over those of one half; 0 where nothing acted."""
+        values = self.strengths.get(site, []) if half is None else self.halves.get((site, half), [])
         return sum(values) / len(values) if values else 0.0
 
 
@@ -106,106 +145,3 @@ def split_site(site: str) -> tuple[str, str]:
     if mode not in ("", "output", "update"):
         raise unknown("site mode", mode, ("output", "update"))
     return path, mode or "output"
-
-
-def _module(denoiser: nn.Module, site: str) -> nn.Module:
-    path, _ = split_site(site)
-    modules = dict(denoiser.named_modules())
-    if not path or path not in modules:
-        raise unknown("site", path, site_names(denoiser))
-    return modules[path]
-
-
-def _read(site: str, args: tuple, output: Any) -> Tensor:
-    """The site's activation: first tensor of the output, minus the module's input where the mode is `update`."""
-    first = output if isinstance(output, Tensor) else output[0]
-    if split_site(site)[1] == "output":
-        return first
-    if not args or args[0].shape != first.shape:
-        raise SparsightError(f"site {site!r} has no update: its input and output differ in shape")
-    return first - args[0]
-
-
-def _write(output: Any, first: Tensor) -> Any:
-    """`output` with its first tensor replaced, in the same kind of container (tuple or diffusers' ModelOutput)."""
-    if isinstance(output, Tensor):
-        return first
-    if isinstance(output, tuple):
-        return (first, *output[1:])
-    fields = dict(output.items())
-    return type(output)(**{**fields, next(iter(fields)): first})
-
-
-@contextmanager
-def capture(denoiser: nn.Module, sites: Iterable[str], done: Callable[[], None] = lambda: None) -> Iterator[Tape]:
-    """Record the tokens of `sites` at every call. Hooks are removed whatever happens.
-
-    `done` is called whenever every site has spoken. Raises `SparsightError` for a site that does not exist, naming the
-    nearest ones.
-    """
-    tape, names = Tape(), list(dict.fromkeys(sites))
-
-    def reader(site: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, args: tuple, output: Any) -> None:
-            tape.tokens[site], tape.grids[site] = to_tokens(_read(site, args, output))
-            if len(tape.tokens) == len(names):
-                done()
-
-        return hook
-
-    with ExitStack() as stack:
-        for site in names:
-            handle = _module(denoiser, site).register_forward_hook(reader(site))
-            stack.callback(handle.remove)
-        yield tape
-
-
-class _Stop(BaseException):
-    """Every wanted site has spoken. No `Exception`, so that no module on the way can take it for a failure."""
-
-
-def _stop() -> None:
-    raise _Stop
-
-
-@contextmanager
-def capture_once(denoiser: nn.Module, sites: Iterable[str]) -> Iterator[Tape]:
-    """As `capture`, for one call of the denoiser, which ends together with the block once every site has spoken.
-
-    A site that a pass calls several times is read at its first call.
-    """
-    with capture(denoiser, sites, _stop) as tape, suppress(_Stop):
-        yield tape
-
-
-@contextmanager
-def edit(denoiser: nn.Module, interventions: Sequence[Intervention], step: Callable[[], Step]) -> Iterator[EditRecord]:
-    """Apply `interventions` in their order at each call; `step` tells where the run is."""
-    record = EditRecord()
-
-    def writer(intervention: Intervention) -> Callable[..., Any]:
-        def hook(_module: nn.Module, args: tuple, output: Any) -> Any:
-            before = _read(intervention.site, args, output)
-            tokens, grid = to_tokens(before)
-            changed = intervention(tokens, replace(step(), grid=grid))
-            if changed is tokens:
-                return None  # an idle intervention leaves the very same numbers
-            _note(record, intervention.site, tokens, changed)
-            first = output if isinstance(output, Tensor) else output[0]
-            if split_site(intervention.site)[1] == "output":
-                return _write(output, from_tokens(changed, first))
-            return _write(output, first + from_tokens(changed - tokens, first))
-
-        return hook
-
-    with ExitStack() as stack:
-        for intervention in interventions:
-            handle = _module(denoiser, intervention.site).register_forward_hook(writer(intervention))
-            stack.callback(handle.remove)
-        yield record
-
-
-@torch.no_grad()
-def _note(record: EditRecord, site: str, before: Tensor, after: Tensor) -> None:
-    ratio = (after - before).norm() / before.norm().clamp_min(1e-12)
-    record.strengths.setdefault(site, []).append(float(ratio))

@@ -167,5 +167,7 @@ def _lasting(metrics: dict[str, float]) -> dict[str, float]:
 
 def _extra(job: Job) -> dict[str, Any]:
     spec = job.store.spec
-    made_of = {"site": spec.site, "mode": spec.mode, "model": spec.model, "model_hash": spec.model_hash}
+    made_of: dict[str, Any] = {"site": spec.site, "mode": spec.mode, "model": spec.model, "model_hash": spec.model_hash}
+    if spec.conditioning:  # an SAE of one half and one stage: whoever edits with it can be told of another
+        made_of |= {"conditioning": spec.conditioning, "timesteps": list(spec.timesteps)}
     return made_of | {"store": job.store.digest, "training": job.identity, "train_config": asdict(job.config)}
