@@ -47,7 +47,16 @@ _HOMES = {
         "list_saes",
         "train_sae",
     ),
-    "sparsight.concepts": ("AlignConfig", "Alignment", "Concept", "align", "probe_accuracy"),
+    "sparsight.concepts": (
+        "AlignConfig",
+        "Alignment",
+        "Concept",
+        "ConceptDictionary",
+        "ConceptReader",
+        "align",
+        "build_dictionary",
+        "probe_accuracy",
+    ),
     "sparsight.steering": ("Direction", "Window", "casl_steer", "choose_alpha", "controls", "steer_together"),
     "sparsight.metrics": ("Interval", "counterfactual_gain", "editing_precision"),
     "sparsight.worlds": ("load_world",),
@@ -67,7 +76,16 @@ if TYPE_CHECKING:
         harvest_part,
         harvest_streams,
     )
-    from sparsight.concepts import AlignConfig, Alignment, Concept, align, probe_accuracy
+    from sparsight.concepts import (
+        AlignConfig,
+        Alignment,
+        Concept,
+        ConceptDictionary,
+        ConceptReader,
+        align,
+        build_dictionary,
+        probe_accuracy,
+    )
     from sparsight.diffusion import Conditioning, DiffusionModel, Intervention, Loop, Step, invert, sample, walk
     from sparsight.metrics import Interval, counterfactual_gain, editing_precision
     from sparsight.pipeline import Recipe, Run, load_recipe, run_recipe

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sparsight.cli_concepts import concepts_app
 from sparsight.cli_sae import sae_app
 from sparsight.cli_train import TrainPage, train
 from sparsight.errors import SparsightError
@@ -23,6 +24,7 @@ app = typer.Typer(
 world_app = typer.Typer(no_args_is_help=True, help="Worlds: small, fully known image domains that ship with sparsight.")
 app.add_typer(world_app, name="world")
 app.add_typer(sae_app, name="sae")
+app.add_typer(concepts_app, name="concepts")
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, made by `sparsight run`.")]
 Overrides = Annotated[
