@@ -47,7 +47,17 @@ _HOMES = {
         "train_sae",
     ),
     "sparsight.concepts": ("AlignConfig", "Alignment", "Concept", "align", "probe_accuracy"),
-    "sparsight.steering": ("Direction", "Window", "casl_steer", "choose_alpha", "controls", "steer_together"),
+    "sparsight.steering": (
+        "Direction",
+        "Window",
+        "casl_steer",
+        "choose_alpha",
+        "controls",
+        "global_edit",
+        "spatial_edit",
+        "stage_window",
+        "steer_together",
+    ),
     "sparsight.metrics": ("Interval", "counterfactual_gain", "editing_precision"),
     "sparsight.worlds": ("load_world",),
     "sparsight.pipeline": ("Recipe", "Run", "load_recipe", "run_recipe"),
@@ -74,7 +84,17 @@ if TYPE_CHECKING:
         list_saes,
         train_sae,
     )
-    from sparsight.steering import Direction, Window, casl_steer, choose_alpha, controls, steer_together
+    from sparsight.steering import (
+        Direction,
+        Window,
+        casl_steer,
+        choose_alpha,
+        controls,
+        global_edit,
+        spatial_edit,
+        stage_window,
+        steer_together,
+    )
     from sparsight.worlds import load_world
 
 __all__ = ["SparsightError", "__version__", *_HOME_OF]
