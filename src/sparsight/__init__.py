@@ -21,6 +21,7 @@ _HOMES = {
         "Intervention",
         "Loop",
         "Step",
+        "generate",
         "invert",
         "sample",
         "walk",
@@ -68,7 +69,17 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 if TYPE_CHECKING:
     from sparsight.activations import HarvestConfig, LiveStore, PromptStream, Store, Stream, harvest, harvest_streams
     from sparsight.concepts import AlignConfig, Alignment, Concept, align, probe_accuracy
-    from sparsight.diffusion import Conditioning, DiffusionModel, Intervention, Loop, Step, invert, sample, walk
+    from sparsight.diffusion import (
+        Conditioning,
+        DiffusionModel,
+        Intervention,
+        Loop,
+        Step,
+        generate,
+        invert,
+        sample,
+        walk,
+    )
     from sparsight.metrics import Interval, counterfactual_gain, editing_precision
     from sparsight.pipeline import Recipe, Run, load_recipe, run_recipe
     from sparsight.prompts import Prompts

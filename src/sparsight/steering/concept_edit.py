@@ -174,9 +174,14 @@ def require_latents(sae: SAE, latents: Sequence[int]) -> tuple[int, ...]:
 
 
 def require_site(sae: SAE, site: str) -> None:
-    """Raise `SparsightError` for an SAE that was trained here on another site; imported ones use other names."""
-    made = sae.extra.get("site")
-    if made is not None and "mode" in sae.extra and split_site(made) != split_site(site):
+    """Raise `SparsightError` for an SAE that says it was trained on another site, by a name of diffusers' modules."""
+    made = str(sae.extra.get("site", ""))
+    ours = made.split(".")[0].split(":")[0] in (
+        "down_blocks",
+        "mid_block",
+        "up_blocks",
+    )  # others have names of their own
+    if ours and split_site(made) != split_site(site):
         raise SparsightError(f"the SAE was trained at {made}, but the edit is at {site}: use an SAE of that site")
 
 
