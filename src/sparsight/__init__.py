@@ -21,6 +21,7 @@ _HOMES = {
         "Intervention",
         "Loop",
         "Step",
+        "generate",
         "invert",
         "sample",
         "walk",
@@ -57,7 +58,17 @@ _HOMES = {
         "build_dictionary",
         "probe_accuracy",
     ),
-    "sparsight.steering": ("Direction", "Window", "casl_steer", "choose_alpha", "controls", "steer_together"),
+    "sparsight.steering": (
+        "Direction",
+        "Window",
+        "casl_steer",
+        "choose_alpha",
+        "controls",
+        "global_edit",
+        "spatial_edit",
+        "stage_window",
+        "steer_together",
+    ),
     "sparsight.metrics": ("Interval", "counterfactual_gain", "editing_precision"),
     "sparsight.worlds": ("load_world",),
     "sparsight.pipeline": ("Recipe", "Run", "load_recipe", "run_recipe"),
@@ -86,7 +97,17 @@ if TYPE_CHECKING:
         build_dictionary,
         probe_accuracy,
     )
-    from sparsight.diffusion import Conditioning, DiffusionModel, Intervention, Loop, Step, invert, sample, walk
+    from sparsight.diffusion import (
+        Conditioning,
+        DiffusionModel,
+        Intervention,
+        Loop,
+        Step,
+        generate,
+        invert,
+        sample,
+        walk,
+    )
     from sparsight.metrics import Interval, counterfactual_gain, editing_precision
     from sparsight.pipeline import Recipe, Run, load_recipe, run_recipe
     from sparsight.prompts import Prompts
@@ -102,7 +123,17 @@ if TYPE_CHECKING:
         list_saes,
         train_sae,
     )
-    from sparsight.steering import Direction, Window, casl_steer, choose_alpha, controls, steer_together
+    from sparsight.steering import (
+        Direction,
+        Window,
+        casl_steer,
+        choose_alpha,
+        controls,
+        global_edit,
+        spatial_edit,
+        stage_window,
+        steer_together,
+    )
     from sparsight.worlds import load_world
 
 __all__ = ["SparsightError", "__version__", *_HOME_OF]

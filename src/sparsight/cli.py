@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sparsight.cli_concepts import concepts_app
+from sparsight.cli_generate import generate
 from sparsight.cli_sae import sae_app
 from sparsight.cli_train import TrainPage, train
 from sparsight.errors import SparsightError
@@ -149,11 +150,13 @@ def sites(
     steps: Annotated[int, typer.Option(help="Sampling steps of the causal test.")] = 25,
     low: Annotated[int, typer.Option(help="Lowest timestep of the swap.")] = 500,
     only: Annotated[list[str] | None, typer.Option("--site", help="Test only these sites. Repeatable.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="More than the cross-attention blocks, too.")] = False,
+    prompt: Annotated[str | None, typer.Option(help="Prompt of the causal test, for a text-to-image model.")] = None,
 ) -> None:
     """List a model's sites, and with --causal say where steering can work at all."""
-    from sparsight.terminal import print_sites
+    from sparsight.terminal_sites import print_sites
 
-    print_sites(model, causal, images, steps, low, only or [])
+    print_sites(model, causal, images, steps, low, only or [], everything, prompt)
 
 
 @app.command()
@@ -206,6 +209,7 @@ def harvest(
 
 
 app.command(cls=TrainPage)(train)
+app.command()(generate)
 
 
 @app.command()

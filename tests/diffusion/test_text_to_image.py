@@ -59,9 +59,16 @@ class Add:
 
 @pytest.mark.parametrize("guidance", [1.0, 7.5])
 @pytest.mark.parametrize("negative", ["", NEGATIVE])
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_no_intervention_is_the_pipelines_own_image(guidance, negative, kind):
-    pipeline = tiny_text_pipeline(prediction_type=kind)
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"prediction_type": "epsilon"},
+        {"prediction_type": "v_prediction"},
+        {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
+    ],
+)
+def test_no_intervention_is_the_pipelines_own_image(guidance, negative, schedule):
+    pipeline = tiny_text_pipeline(**schedule)
     model = DiffusionModel.from_pipeline(pipeline)
     torch.testing.assert_close(
         ours(model, guidance, negative), theirs(pipeline, model, guidance, negative), atol=1e-4, rtol=0

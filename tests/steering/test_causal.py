@@ -3,7 +3,8 @@
 import torch
 
 from sparsight import Loop, Window, sample
-from sparsight.steering.causal import class_differences, mean_difference_test
+from sparsight.steering.causal import class_differences, mean_difference_test, swap_test
+from tiny_text import SITES, tiny_text_model
 
 SITE = "mid_block"
 
@@ -51,3 +52,32 @@ def test_the_test_counts_the_samples_that_take_on_the_attribute(model):
     assert share(bright.min() - 1e-4).isnan().all()  # every sample has it already
     low = share(bright.max() + 1e-4, (3.0, -3.0))
     assert low.max() > 0  # one of the two signs makes some image brighter than all plain ones
+
+
+def test_a_swap_under_guidance_stays_within_its_half():
+    """Two prompts' halves, one site and one step: row 1 of each half takes the tokens of row 0 of the same half."""
+    model = tiny_text_model()
+    told = model.encode_prompts("a cat", guidance=4.0)
+    noise = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(2))
+    found = swap_test(model, SITES[2], noise, Loop(steps=2), Window(0, 999), told)
+
+    class Put:
+        site = SITES[2]
+
+        def active(self, t):
+            return True
+
+        def __call__(self, tokens, step):
+            return self.tokens
+
+    put, own, swapped = Put(), noise, noise
+    for t, t_next in model.pairs(2):
+        signal, sigma = model.schedule.levels(t_next, noise)
+        with torch.no_grad(), model.capture([SITES[2]]) as tape:
+            plain = model.predict(own, t, told)
+        put.tokens = torch.stack([tape[SITES[2]][row] for row in (1, 0, 3, 2)])
+        with torch.no_grad(), model.edit([put]):
+            changed = model.predict(swapped, t, told)
+        own, swapped = signal * plain.x0 + sigma * plain.eps, signal * changed.x0 + sigma * changed.eps
+    with torch.no_grad():
+        torch.testing.assert_close(found.swapped, model.decode(swapped).clamp(-1, 1))

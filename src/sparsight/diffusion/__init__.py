@@ -1,6 +1,7 @@
 """Diffusion models as sparsight sees them: one adapter a family, named sites, one loop."""
 
 from sparsight.diffusion.conditioning import Conditioning
+from sparsight.diffusion.generate import generate
 from sparsight.diffusion.hooks import SiteInfo
 from sparsight.diffusion.model import DiffusionModel
 from sparsight.diffusion.sampling import Loop, Moment, invert, sample, walk
@@ -10,5 +11,5 @@ from sparsight.diffusion.text_to_image import TextToImage
 
 __all__ = [
     "CLEAN", "Conditioning", "DiffusionModel", "EditRecord", "Intervention", "Loop", "Moment", "Prediction", "Schedule",
-    "SiteInfo", "Step", "Tape", "TextToImage", "invert", "sample", "walk",
+    "SiteInfo", "Step", "Tape", "TextToImage", "generate", "invert", "sample", "walk",
 ]  # fmt: skip

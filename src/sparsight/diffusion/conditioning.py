@@ -102,7 +102,7 @@ def limit(tokenizer: Any, text_encoder: Any) -> int:
 
 def cut_off(tokenizer: Any, text_encoder: Any, text: str) -> str:
     """The end of a prompt that the text encoder does not read; "" if it reads everything."""
-    ids, most = tokenizer(text).input_ids, limit(tokenizer, text_encoder)
+    ids, most = tokenizer(text, verbose=False).input_ids, limit(tokenizer, text_encoder)
     return tokenizer.decode(ids[most - 1 : -1]).strip() if len(ids) > most else ""
 
 

@@ -26,14 +26,34 @@ def load_pipeline(name: str, families: Collection[str], options: dict[str, Any])
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     place = str(_world_folder(name) or name)
+    _require_folder(place)
     try:
         index = DiffusionPipeline.load_config(place, **{k: v for k, v in options.items() if k in _WHERE})
         require_family(str(index.get("_class_name")), families)
+        if "text_encoder" in index:
+            _quiet_transformers()
         unused = {part: None for part in _UNUSED if part in index}
         return DiffusionPipeline.from_pretrained(place, **{"use_safetensors": True, **unused, **options})
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise SparsightError(f"cannot load a diffusers pipeline from {name!r}: {reason}") from error
+
+
+def _require_folder(place: str) -> None:
+    """What can only be a folder must be one, before anybody asks the Hub for it."""
+    path = Path(place)
+    if path.is_dir() and not (path / "model_index.json").is_file():
+        raise SparsightError(f"{place} is no pipeline's folder: it holds no model_index.json")
+    if not path.exists() and (path.is_absolute() or place.startswith(("./", "../"))):
+        raise SparsightError(f"{place} does not exist: name a pipeline's folder, a world or a Hub id")
+
+
+def _quiet_transformers() -> None:
+    """It tells on import which image libraries are missing, and draws a bar for each text encoder."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def require_family(family: str, families: Collection[str]) -> None:

@@ -1,6 +1,8 @@
 """Steering: interventions on a site, the controls beside them, and the choice of their strength."""
 
 from sparsight.steering.comparisons import CONTROLS, controls, mean_difference, mean_shift, to_size
+from sparsight.steering.concept_controls import CONCEPT_CONTROLS, concept_controls, mean_change
+from sparsight.steering.concept_edit import NORMALISERS, SCOPES, ConceptEdit, Together, edit_together
 from sparsight.steering.interventions import (
     Direction,
     LatentSteering,
@@ -10,10 +12,14 @@ from sparsight.steering.interventions import (
     casl_steer,
     steer_together,
 )  # fmt: skip
+from sparsight.steering.spatial import QUADRANTS, SpatialEdit, quadrant, spatial_edit, to_grid
+from sparsight.steering.stages import STAGES, fraction_window, stage_window
 from sparsight.steering.strength import Choice, Trial, choose_alpha
+from sparsight.steering.style import GlobalEdit, global_edit
 
 __all__ = [
-    "CONTROLS", "Choice", "Direction", "LatentSteering", "LinearMap", "Steering", "Trial", "Window",
-    "casl_steer", "choose_alpha", "controls", "mean_difference", "mean_shift", "steer_together",
-    "to_size",
+    "CONCEPT_CONTROLS", "CONTROLS", "NORMALISERS", "QUADRANTS", "SCOPES", "STAGES", "Choice", "ConceptEdit", "Direction",
+    "GlobalEdit", "LatentSteering", "LinearMap", "SpatialEdit", "Steering", "Together", "Trial", "Window", "casl_steer",
+    "choose_alpha", "concept_controls", "controls", "edit_together", "fraction_window", "global_edit", "mean_change",
+    "mean_difference", "mean_shift", "quadrant", "spatial_edit", "stage_window", "steer_together", "to_grid", "to_size",
 ]  # fmt: skip

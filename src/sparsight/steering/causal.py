@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sparsight.diffusion import DiffusionModel, Loop, sample
+from sparsight.diffusion import Conditioning, DiffusionModel, Loop, sample
 from sparsight.diffusion.sites import Step
 from sparsight.steering.interventions import Window
 
@@ -50,11 +50,13 @@ class Swap:
 
 @torch.no_grad()
 def swap_test(
-    model: DiffusionModel, site: str, noise: Tensor, loop: Loop | None = None, window: Window | None = None
-) -> Swap:
+    model: DiffusionModel, site: str, noise: Tensor, loop: Loop | None = None, window: Window | None = None,
+    conditioning: Conditioning | None = None,
+) -> Swap:  # fmt: skip
     """Sample each row of `noise` (n, c, h, w) with the tokens that the next row has at the same step, inside the window.
 
-    Both runs are plain DDIM; raises `SparsightError` for an unknown site.
+    Both runs are plain DDIM; raises `SparsightError` for an unknown site. A text-to-image model needs a `conditioning`;
+    both halves of guidance are swapped, each with its own kind. With one prompt for all rows what moves is layout.
     """
     loop, put = loop or Loop(steps=50), _Put(site, window or Window())
     model.site(site)
@@ -62,10 +64,10 @@ def swap_test(
     pairs = model.pairs(loop.steps)
     for index, (t, t_next) in enumerate(pairs):
         with model.capture([site]) as tape:
-            prediction = model.predict(own, t, index=index, steps=len(pairs))
-        put.tokens = tape[site].roll(-1, 0)
+            prediction = model.predict(own, t, conditioning, index=index, steps=len(pairs))
+        put.tokens = tape[site].unflatten(0, (-1, len(own))).roll(-1, 1).flatten(0, 1)
         with model.edit([put] if put.active(t) else []):
-            changed = model.predict(swapped, t, index=index, steps=len(pairs))
+            changed = model.predict(swapped, t, conditioning, index=index, steps=len(pairs))
         signal, sigma = model.schedule.levels(t_next, own)
         own, swapped = signal * prediction.x0 + sigma * prediction.eps, signal * changed.x0 + sigma * changed.eps
     images = model.decode(own).clamp(-1, 1)
