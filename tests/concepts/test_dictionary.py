@@ -193,6 +193,24 @@ def test_a_word_in_no_entry_is_refused_with_the_nearest():
         dictionary.require_words(open_words())
 
 
+def test_a_dictionary_of_another_stage_is_refused():
+    maps, objects = random_case(0)
+    dictionary = built(maps, objects, extra={"site": "mid_block", "t": 981})
+    dictionary.require(site="mid_block", t=981)
+    with pytest.raises(SparsightError, match="the dictionary is of t 981, not 501"):
+        dictionary.require(site="mid_block", t=501)
+    with pytest.raises(SparsightError, match="of conditioning None, not 'cond'"):
+        dictionary.require(conditioning="cond")
+
+
+def test_a_label_of_the_whole_image_is_met_by_uniform_maps():
+    maps = torch.zeros(2, 3, *GRID)
+    maps[:, 0, 1, 1] = 1
+    maps[0, 1] = 1 + torch.rand(GRID, generator=torch.Generator().manual_seed(0))
+    styles = [[Annotation.whole(name, SIZE)] for name in ("pencil", "pixel")]
+    assert built(maps, styles, DictionaryConfig(normaliser="max")).find("pencil")[0].latent == 1
+
+
 def test_bad_codes_and_masks_are_refused():
     maps, objects = random_case(0)
     builder = DictionaryBuilder(9, GRID)

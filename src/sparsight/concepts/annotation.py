@@ -47,6 +47,11 @@ class Annotation:
             return cls(label, mask, (0.0, 0.0, 0.0, 0.0), score)
         return cls(label, mask, (columns[0], rows[0], columns[-1] + 1.0, rows[-1] + 1.0), score)
 
+    @classmethod
+    def whole(cls, label: str, size: tuple[int, int]) -> Annotation:
+        """A label of the whole image of (height, width), such as its style: latents with uniform maps meet it."""
+        return cls.of(label, torch.ones(size, dtype=torch.bool))
+
 
 class Detection(NamedTuple):
     """A found object before it has a mask; the box as in `Annotation`."""

@@ -122,6 +122,12 @@ class ConceptDictionary:
         """The same with other word vectors."""
         return replace(self, embedded=embed_labels(source, self.labels), words=source.name)
 
+    def require(self, **facts: Any) -> None:
+        """Raise a `SparsightError` unless `extra` says the same, e.g. `require(site="mid_block", conditioning="cond")`."""
+        for name, value in facts.items():
+            if self.extra.get(name) != value:
+                raise SparsightError(f"the dictionary is of {name} {self.extra.get(name)!r}, not {value!r}")
+
     def require_words(self, source: WordVectors) -> None:
         """Raise a `SparsightError` unless `source` are the vectors that the labels were embedded with."""
         if source.name != self.words or source.size != self.embedded.vectors.shape[1]:

@@ -40,12 +40,15 @@ def targets_of(
     shape = one_size(objects) or size or (1, 1)
     rows: list[tuple[int, str, Tensor]] = []
     dropped: dict[str, int] = {}
-    for image, own in enumerate(objects):
-        masks = united(own)
-        for noun in dict.fromkeys(masks if nouns is None else nouns[image]):
-            usable = noun in masks and bool(masks[noun].any())
-            if usable and (words is None or bool(embed_labels(words, [noun]).known[0])):
-                rows.append((image, noun, masks[noun]))
+    masks = [united(own) for own in objects]
+    asked = [list(dict.fromkeys(own if nouns is None else nouns[image])) for image, own in enumerate(masks)]
+    said = sorted({noun for own in asked for noun in own})
+    known = embed_labels(words, said).known.tolist() if words is not None else [True] * len(said)
+    usable = {noun for noun, is_known in zip(said, known, strict=True) if is_known}
+    for image, (own, found) in enumerate(zip(asked, masks, strict=True)):
+        for noun in own:
+            if noun in usable and noun in found and bool(found[noun].any()):
+                rows.append((image, noun, found[noun]))
             else:
                 dropped[noun] = dropped.get(noun, 0) + 1
     stacked = torch.stack([mask for *_, mask in rows]) if rows else torch.zeros(0, *shape, dtype=torch.bool)

@@ -25,6 +25,8 @@ def load_part(cls: Any, name_or_path: str | Path, what: str, **options: Any) -> 
             return cls.from_pretrained(str(name_or_path), **options)
     except Exception as error:  # a missing file, no network, a broken file: transformers has an error class for each
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if Path(name_or_path).is_absolute() and not Path(name_or_path).exists():
+            reason = "there is no such folder"
         raise SparsightError(
             f"the {what} cannot be loaded from {str(name_or_path)!r} (a local folder or a Hub id): {reason}"
         ) from error
