@@ -2,11 +2,11 @@
 
 from sparsight.diffusion.conditioning import Conditioning
 from sparsight.diffusion.generate import generate
-from sparsight.diffusion.hooks import SiteInfo
 from sparsight.diffusion.model import DiffusionModel
 from sparsight.diffusion.sampling import Loop, Moment, invert, sample, walk
 from sparsight.diffusion.schedule import CLEAN, Prediction, Schedule
 from sparsight.diffusion.sites import EditRecord, Intervention, Step, Tape
+from sparsight.diffusion.survey import SiteInfo
 from sparsight.diffusion.text_to_image import TextToImage
 
 __all__ = [

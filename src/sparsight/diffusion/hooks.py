@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,26 +21,6 @@ from sparsight.diffusion.sites import (
     to_tokens,
 )  # fmt: skip
 from sparsight.errors import SparsightError, unknown
-
-
-@dataclass(frozen=True)
-class SiteInfo:
-    """What one site looks like: `channels` C and `grid` (h, w), so that its tokens are (B, h w, C).
-
-    `kind` is the class of its module; `has_update` says whether input and output agree in shape, so that NAME:update
-    can be read.
-    """
-
-    name: str
-    channels: int
-    grid: tuple[int, int]
-    kind: str = ""
-    has_update: bool = False
-
-    @property
-    def cross_attention(self) -> bool:
-        """Whether it is a block through which the prompt reaches the image."""
-        return self.kind.endswith("Transformer2DModel")
 
 
 @contextmanager
@@ -61,7 +41,7 @@ def capture(
             now = step()
             if at is not None and now.t not in at:
                 return
-            _record(tape, site, to_tokens(_read(site, _input(args, kwargs), output)), now, at is not None)
+            _record(tape, site, to_tokens(activation(site, input_of(args, kwargs), output)), now, at is not None)
             if len(tape.tokens) == len(names):
                 done()
 
@@ -69,7 +49,7 @@ def capture(
 
     with ExitStack() as stack:
         for site in names:
-            handle = _module(denoiser, site).register_forward_hook(reader(site), with_kwargs=True)
+            handle = module_of(denoiser, site).register_forward_hook(reader(site), with_kwargs=True)
             stack.callback(handle.remove)
         yield tape
 
@@ -110,7 +90,7 @@ def edit(denoiser: nn.Module, interventions: Sequence[Intervention], step: Calla
 
     def writer(intervention: Intervention) -> Callable[..., Any]:
         def hook(_module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-            tokens, grid = to_tokens(_read(intervention.site, _input(args, kwargs), output))
+            tokens, grid = to_tokens(activation(intervention.site, input_of(args, kwargs), output))
             now = replace(step(), grid=grid)
             changed = intervention(tokens, now)
             if changed is tokens:
@@ -125,32 +105,13 @@ def edit(denoiser: nn.Module, interventions: Sequence[Intervention], step: Calla
 
     with ExitStack() as stack:
         for intervention in interventions:
-            module = _module(denoiser, intervention.site)
+            module = module_of(denoiser, intervention.site)
             stack.callback(module.register_forward_hook(writer(intervention), with_kwargs=True).remove)
         yield record
 
 
-@contextmanager
-def survey(denoiser: nn.Module, names: Iterable[str]) -> Iterator[dict[str, SiteInfo]]:
-    """Note what each of the sites looks like while one pass is run; those that are not called are left out."""
-    found: dict[str, SiteInfo] = {}
-
-    def reader(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-            first, before = _read(name, None, output), _input(args, kwargs)
-            tokens, grid = to_tokens(first)
-            same = before is not None and before.shape == first.shape
-            found[name] = SiteInfo(name, tokens.shape[-1], grid, type(module).__name__, same)
-
-        return hook
-
-    with ExitStack() as stack:
-        for name in names:
-            stack.callback(_module(denoiser, name).register_forward_hook(reader(name), with_kwargs=True).remove)
-        yield found
-
-
-def _module(denoiser: nn.Module, site: str) -> nn.Module:
+def module_of(denoiser: nn.Module, site: str) -> nn.Module:
+    """The module of a site. Raises `SparsightError` with the nearest names where there is none."""
     path, _ = split_site(site)
     modules = dict(denoiser.named_modules())
     if not path or path not in modules:
@@ -158,13 +119,13 @@ def _module(denoiser: nn.Module, site: str) -> nn.Module:
     return modules[path]
 
 
-def _input(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
+def input_of(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
     """What the module was called with first; U-Nets with prompts name it."""
     first = args[0] if args else kwargs.get("hidden_states")
     return first if isinstance(first, Tensor) else None
 
 
-def _read(site: str, before: Tensor | None, output: Any) -> Tensor:
+def activation(site: str, before: Tensor | None, output: Any) -> Tensor:
     """The site's activation: first tensor of the output, minus the module's input where the mode is `update`."""
     first = output if isinstance(output, Tensor) else output[0]
     if split_site(site)[1] == "output":

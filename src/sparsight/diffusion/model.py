@@ -13,10 +13,10 @@ from torch import Tensor
 
 from sparsight.diffusion import hooks
 from sparsight.diffusion.conditioning import Conditioning
-from sparsight.diffusion.hooks import SiteInfo
 from sparsight.diffusion.load import load_pipeline, require_family
 from sparsight.diffusion.schedule import Prediction, Schedule, step_pairs
 from sparsight.diffusion.sites import EditRecord, Intervention, Step, Tape, site_names, split_site
+from sparsight.diffusion.survey import SiteInfo, survey
 from sparsight.errors import SparsightError, unknown
 
 
@@ -198,7 +198,7 @@ class DiffusionModel:
         """Every site with its size, found by one forward pass on zeros."""
         if not self._info:
             names = site_names(self.denoiser)
-            with torch.no_grad(), hooks.survey(self.denoiser, names) as found:
+            with torch.no_grad(), survey(self.denoiser, names) as found:
                 self.predict(torch.zeros(1, *self.latent_shape, device=self.device), 0)
             self._info = {name: found[name] for name in names if name in found}
         return self._info

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from sparsight.diffusion.conditioning import Conditioning, cut_off, encode_prompts
-from sparsight.diffusion.hooks import SiteInfo, survey
 from sparsight.diffusion.model import DiffusionModel
 from sparsight.diffusion.sites import site_names
+from sparsight.diffusion.survey import SiteInfo, survey
 from sparsight.errors import SparsightError
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from sparsight.diffusion.sites import Step
 from sparsight.errors import SparsightError, unknown
 from sparsight.sae import SAE
-from sparsight.steering.concept_edit import ConceptEdit, require_latents, require_stage
+from sparsight.steering.concept_checks import require_latents, require_stage
+from sparsight.steering.concept_edit import ConceptEdit
 from sparsight.steering.interventions import Window
 
 QUADRANTS = ("top-left", "top-right", "bottom-left", "bottom-right")

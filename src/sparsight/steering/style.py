@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sparsight.sae import SAE
-from sparsight.steering.concept_edit import ConceptEdit, require_latents, require_stage
+from sparsight.steering.concept_checks import require_latents, require_stage
+from sparsight.steering.concept_edit import ConceptEdit
 from sparsight.steering.interventions import Window
 
 
