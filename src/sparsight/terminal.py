@@ -115,7 +115,7 @@ def print_sites(model: str, causal: bool, images: int, steps: int, low: int, onl
 
 
 def _judge(model: str) -> Any:
-    """The classifier of a world's model; None for models that have no judge."""
+    """The attribute classifier of a world's model; None for models that have none."""
     from sparsight.worlds import load_world
 
-    return load_world(model).classifiers["resnet"] if model.startswith("worlds/") else None
+    return load_world(model).classifiers["resnet"] if model == "worlds/avatars" else None
