@@ -19,7 +19,7 @@ STEPS = {"tagger": 700, "styles": 200, "segmenter": 900}
 
 
 def train_annotator(
-    kind: str, data: SceneData, out: Path, work: Path, *, steps: int, batch: int = 64, learning_rate: float = 2e-3,
+    kind: str, data: SceneData, out: Path, work: Path, *, steps: int, batch: int = 32, learning_rate: float = 1.5e-3,
     seed: int = 0, progress: Progress | None = None,
 ) -> nn.Module:  # fmt: skip
     """Train one of the annotators; resumes from `work`. Returns the averaged model, also saved (fp16) to `out`."""
