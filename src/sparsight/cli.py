@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -224,7 +224,7 @@ def align(folder: RunFolder, override: Overrides = None) -> None:
 
 @world_app.command("build")
 def world_build(
-    name: Annotated[str, typer.Argument(help="avatars")],
+    name: Annotated[str, typer.Argument(help="avatars or scenes")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to build. Weights end in OUT/weights.")] = Path(
         "runs/world"
     ),
@@ -232,35 +232,40 @@ def world_build(
     scale: Annotated[float, typer.Option(help="Multiply every number of training steps; below 1 for a trial.")] = 1.0,
 ) -> None:
     """Train all of a world's models again from nothing; a killed build goes on where it stopped."""
+    from importlib import import_module
+
     from sparsight.terminal import Live
     from sparsight.worlds import load_world
-    from sparsight.worlds.avatars.build import build
 
-    load_world(name)
+    build = import_module(f"sparsight.worlds.{load_world(name).name}.build").build
     with Live() as live:
         build(out, live, only or [], scale)
 
 
 @world_app.command("check")
 def world_check(
-    name: Annotated[str, typer.Argument(help="avatars")],
+    name: Annotated[str, typer.Argument(help="avatars or scenes")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the figures as JSON.")] = None,
     renders: Annotated[int, typer.Option(help="Held-out renders for the judges.")] = 2000,
-    inverted: Annotated[int, typer.Option(help="Renders to invert and sample back.")] = 64,
+    inverted: Annotated[int, typer.Option(help="Renders to invert and sample back (avatars).")] = 64,
     samples: Annotated[int, typer.Option(help="Samples of the model.")] = 1000,
+    swapped: Annotated[int, typer.Option(help="Prompts of the causal test, 0 for none (scenes).")] = 32,
     precision: Annotated[str, typer.Option(help="fp32, or bf16 where the processor is faster with it.")] = "fp32",
 ) -> None:
     """Measure a world's models on held-out renders: the figures of docs/worlds.md."""
     import json
+    from importlib import import_module
 
     from sparsight.files import write_json
     from sparsight.terminal import Live
     from sparsight.worlds import load_world
-    from sparsight.worlds.avatars.quality import check
 
+    world = load_world(name)
+    check = import_module(f"sparsight.worlds.{world.name}.quality").check
+    own: dict[str, Any] = {"inverted": inverted} if world.name == "avatars" else {"swapped": swapped}
     with Live() as live:
         live.start("check")
-        found = check(load_world(name), live, renders, inverted, samples, precision)
+        found = check(world, live, renders, samples=samples, precision=precision, **own)
         live.finish("check", 0.0, cached=False)
     if out is not None:
         write_json(out, found)

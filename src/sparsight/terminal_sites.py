@@ -82,4 +82,4 @@ def _judge(model: str) -> Any:
     """The classifier of a world's model; None for models that have no judge."""
     from sparsight.worlds import load_world
 
-    return load_world(model).classifiers["resnet"] if model.startswith("worlds/") else None
+    return load_world(model).classifiers["resnet"] if model == "worlds/avatars" else None

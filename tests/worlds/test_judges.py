@@ -10,10 +10,10 @@ from safetensors import safe_open
 
 import sparsight.worlds.avatars as avatars
 from sparsight.errors import SparsightError
+from sparsight.worlds.augment import augment
 from sparsight.worlds.avatars.captions import TEXT_PAIRS, ZERO_SHOT
 from sparsight.worlds.avatars.data import FaceData, identity, render_faces, to_pixels, to_tensor
 from sparsight.worlds.avatars.faces import ATTRIBUTES, counterfactual, sample_face
-from sparsight.worlds.avatars.judge_augment import augment
 from sparsight.worlds.avatars.judge_clip import train_clip
 from sparsight.worlds.avatars.judge_clip_model import begin_as_classifier, build_clip, build_tokenizer
 from sparsight.worlds.avatars.judge_models import ConvNet

@@ -18,7 +18,7 @@ from sparsight.files import atomic, digest, read_json, write_json
 from sparsight.pipeline.recipe import Recipe, load_recipe
 from sparsight.sae import TrainConfig
 from sparsight.sae.config import without_later_defaults
-from sparsight.worlds import load_world
+from sparsight.worlds import load_avatars
 from sparsight.worlds.avatars.world import AvatarsWorld
 
 STAGES = ("harvest", "train", "align", "steer", "evaluate", "report")
@@ -82,7 +82,7 @@ class Run:
     @cached_property
     def world(self) -> AvatarsWorld:
         """The world of the recipe."""
-        return load_world(self.recipe.world)
+        return load_avatars(self.recipe.world)
 
     @cached_property
     def model(self) -> DiffusionModel:

@@ -6,16 +6,13 @@ again, one that was killed goes on from its checkpoint.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import torch
 from diffusers import AutoencoderKL, LDMPipeline, UNet2DModel
 
-from sparsight.errors import unknown
 from sparsight.pipeline.run import Reporter
 from sparsight.worlds.avatars import autoencoder as ae
 from sparsight.worlds.avatars import denoiser as dn
@@ -27,6 +24,7 @@ from sparsight.worlds.avatars.judge_likeness import one_step, round_trip
 from sparsight.worlds.avatars.judge_models import KINDS
 from sparsight.worlds.avatars.judges_training import STEPS, Mixture, train_classifier, train_identity
 from sparsight.worlds.avatars.world import SPLITS, Validity
+from sparsight.worlds.building import build_parts
 from sparsight.worlds.training import Progress
 
 PARTS = ("autoencoder", "denoiser", *KINDS, "clip", "identity", "validity")
@@ -39,7 +37,6 @@ class _Builder:
     def __init__(self, out: Path, scale: float) -> None:
         self.out, self.scale = out, scale
         self.weights, self.work = out / "weights", out / "work"
-        self.work.mkdir(parents=True, exist_ok=True)
 
     def steps(self, count: int) -> int:
         return max(2, round(count * self.scale))
@@ -100,18 +97,6 @@ class _Builder:
 
 def build(out: Path, report: Reporter, only: Sequence[str] = (), scale: float = 1.0) -> Path:
     """Build every part (or `only` some) into `out/weights`; returns that folder. `scale` multiplies training steps."""
-    for part in only:
-        if part not in PARTS:
-            raise unknown("part", part, PARTS)
     builder = _Builder(Path(out), scale)
-    for part in only or PARTS:
-        marker = builder.work / f"{part}.done"
-        if marker.exists() and not only:
-            report.finish(part, 0.0, cached=True)
-            continue
-        report.start(part)
-        began = time.monotonic()
-        builder.work_of(part)(lambda step, steps, loss: report.update(step, steps, f"loss {loss:.3f}"))
-        marker.write_text(f"{time.monotonic() - began:.0f} s on {torch.get_num_threads()} threads\n")
-        report.finish(part, time.monotonic() - began, cached=False)
+    build_parts({part: builder.work_of(part) for part in PARTS}, builder.work, report, only)
     return builder.weights

@@ -14,18 +14,13 @@ from transformers import CLIPModel
 from sparsight.worlds.avatars.captions import caption, contrast
 from sparsight.worlds.avatars.faces import ATTRIBUTES
 from sparsight.worlds.avatars.judge_clip_model import CONTEXT, build_clip, build_tokenizer, save_clip
-from sparsight.worlds.avatars.judges_training import Mixture, fast, harden, ready, training_of
+from sparsight.worlds.avatars.judges_training import Mixture, harden
+from sparsight.worlds.clip import clip_loss
+from sparsight.worlds.judging import fast, ready, training_of
 from sparsight.worlds.training import Progress
 
 CONTRAST = 20.0  # the contrary pairs: at a quarter of this weight, fine details such as the mouth go unlearnt
 _MOST_SCALE = 4.6052  # ln 100, as in CLIP
-
-
-def clip_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
-    """CLIP's symmetric loss between unit embeddings (B, D) of images and of their captions."""
-    truth = torch.arange(len(image))
-    scores = scale * image @ text.T
-    return (F.cross_entropy(scores, truth) + F.cross_entropy(scores.T, truth)) / 2
 
 
 def contrast_loss(image: Tensor, absent: Tensor, present: Tensor, holds: Tensor, scale: Tensor) -> Tensor:

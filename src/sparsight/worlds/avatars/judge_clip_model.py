@@ -14,6 +14,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 from sparsight.errors import SparsightError
 from sparsight.files import atomic, read_json, write_json
 from sparsight.worlds.avatars.captions import vocabulary
+from sparsight.worlds.judging import half, write_image_settings
 
 CONTEXT = 32
 _SPECIAL = ("<pad>", "<start>", "<unknown>", "<end>")
@@ -101,16 +102,11 @@ def begin_as_classifier(model: CLIPModel, folder: Path, images: Tensor) -> CLIPM
 
 def save_clip(model: CLIPModel, out: Path) -> None:
     """Write model (fp16), tokenizer, image processor settings and README to the folder `out`."""
-    half = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
-    model.save_pretrained(out, state_dict=half)
+    model.save_pretrained(out, state_dict=half(model))
     build_tokenizer().save_pretrained(out)
     settings = Path(out) / "tokenizer_config.json"
     # The class is named as every version of transformers knows it, not as the newest one calls it.
     write_json(settings, read_json(settings) | {"tokenizer_class": "PreTrainedTokenizerFast"})
-    write_json(Path(out) / "preprocessor_config.json", {
-        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"height": 64, "width": 64},
-        "resample": 3, "do_center_crop": False, "do_rescale": True, "rescale_factor": 1 / 255,
-        "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_convert_rgb": True,
-    })  # fmt: skip
+    write_image_settings(out, "CLIPImageProcessor")
     with atomic(Path(out) / "README.md") as temporary:
         temporary.write_text(_README, "utf-8")

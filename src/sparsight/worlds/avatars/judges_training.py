@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsight.errors import SparsightError, unknown
-from sparsight.files import write_json
+from sparsight.worlds.augment import adversarial, augment
 from sparsight.worlds.avatars.data import FaceData
 from sparsight.worlds.avatars.faces import Face
-from sparsight.worlds.avatars.judge_augment import adversarial, augment
 from sparsight.worlds.avatars.judge_models import KINDS, ConvNet, Logits, build_classifier, build_identity
-from sparsight.worlds.training import Progress, Training
+from sparsight.worlds.judging import fast, half, ready, training_of, write_image_settings
+from sparsight.worlds.training import Progress
 
 ADVERSARIAL_SHARE = 0.25  # of the batches
 # About what each of the shipped judges took.
@@ -63,25 +63,6 @@ def harden(images: Tensor, loss_of: Callable[[Tensor], Tensor], generator: torch
     if torch.rand((), generator=generator) < ADVERSARIAL_SHARE:
         images = adversarial(images, loss_of, generator)
     return images
-
-
-def fast(enabled: bool = True) -> torch.autocast:
-    """Mixed precision, which halves the time on processors that know bfloat16."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=enabled)
-
-
-def ready(model: Any) -> Any:
-    """A new or a loaded (and so frozen) model, all of it trainable, in the memory layout a CPU likes best."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 0.1  # transformers' MobileNetV2 has 0.997, and would remember the last batch alone
-    return model.requires_grad_(True).to(memory_format=torch.channels_last)
-
-
-def training_of(model: nn.Module, work: Path, steps: int, learning_rate: float, seed: int) -> Training:
-    """The judges' way of training: a short memory for the average and, in short trainings, a short warm-up."""
-    warmup = min(100, steps // 4 + 1)
-    return Training(model, work, steps=steps, learning_rate=learning_rate, warmup=warmup, ema=0.99, seed=seed)
 
 
 def train_classifier(
@@ -157,11 +138,6 @@ def train_identity(
 def save_judge(model: nn.Module, out: Path) -> None:
     """Write a judge in its own format, half precision: judges need no more, and wheels should stay small."""
     target = model.model if isinstance(model, Logits) else model
-    half = {key: value.half() if value.is_floating_point() else value for key, value in target.state_dict().items()}
     save: Any = target.save_pretrained
-    save(out, state_dict=half)
-    write_json(Path(out) / "preprocessor_config.json", {
-        "image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {"height": 64, "width": 64},
-        "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
-        "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
-    })  # fmt: skip
+    save(out, state_dict=half(target))
+    write_image_settings(out, "ViTImageProcessor")

@@ -15,7 +15,7 @@ def _uniform(generator: torch.Generator, *shape: int, low: float = 0.0, high: fl
     return torch.rand(*shape, generator=generator) * (high - low) + low
 
 
-def _shift(images: Tensor, generator: torch.Generator, most: int = 2) -> Tensor:
+def _shift(images: Tensor, generator: torch.Generator, most: int) -> Tensor:
     down, right = torch.randint(0, 2 * most + 1, (2,), generator=generator).tolist()
     height, width = images.shape[-2:]
     padded = F.pad(images, (most,) * 4, mode="replicate")
@@ -30,9 +30,12 @@ def _blur(images: Tensor, generator: torch.Generator) -> Tensor:
     return images.lerp(soft, 2 * float(strength) - 1)
 
 
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (B, 3, H, W) in [-1, 1] with mild, label-keeping changes; the same generator gives the same ones."""
-    parts = [_blur(_shift(part, generator), generator) for part in images.chunk(_GROUPS)]
+def augment(images: Tensor, generator: torch.Generator, shift: int = 2) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] with mild, label-keeping changes; the same generator gives the same ones.
+
+    `shift` is the most pixels that anything moves; 0 where labels belong to pixels.
+    """
+    parts = [_blur(_shift(part, generator, shift), generator) for part in images.chunk(_GROUPS)]
     images = torch.cat(parts)
     count = len(images)
     gain = _uniform(generator, count, 3, 1, 1, low=-0.04, high=0.04)
