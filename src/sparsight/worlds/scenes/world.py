@@ -71,30 +71,35 @@ class ScenesWorld:
         """A new `StableDiffusionPipeline` of the world's model, with no progress bar."""
         from diffusers import StableDiffusionPipeline
 
-        if not (self.folder / "model" / "model_index.json").is_file():
-            raise SparsightError(
-                f"{self.folder / 'model'} holds no pipeline; `sparsight world build scenes` trains the world's models"
-            )
-        pipeline = StableDiffusionPipeline.from_pretrained(self.folder / "model", safety_checker=None)
+        pipeline = StableDiffusionPipeline.from_pretrained(self._trained("model"), safety_checker=None)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
     @cached_property
     def tagger(self) -> nn.Module:
         """Images to logits of 12 kinds and 4 backgrounds (`scenes.data.TAGS`)."""
-        return load_annotator("tagger", self.folder / "tagger")
+        return load_annotator("tagger", self._trained("tagger"))
 
     @cached_property
     def style_classifier(self) -> nn.Module:
         """Images to logits of the five styles."""
-        return load_annotator("styles", self.folder / "styles")
+        return load_annotator("styles", self._trained("styles"))
 
     @cached_property
     def segmenter(self) -> nn.Module:
         """Images to logits of background and kinds; read it with `scenes.annotators.segments` and `boxes`."""
-        return load_annotator("segmenter", self.folder / "segmenter")
+        return load_annotator("segmenter", self._trained("segmenter"))
 
     @cached_property
     def clip(self) -> Clip:
         """The world's own CLIP."""
-        return load_clip(self.folder / "clip")
+        return load_clip(self._trained("clip"))
+
+    def _trained(self, part: str) -> Path:
+        folder = self.folder / part
+        if not folder.is_dir():
+            raise SparsightError(
+                f"the world 'scenes' has no trained {part} in {self.folder}: train its models with "
+                "`sparsight world build scenes`"
+            )
+        return folder
