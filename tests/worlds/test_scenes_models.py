@@ -133,7 +133,7 @@ def test_a_world_without_attributes_is_refused_where_they_are_needed():
 
 
 def test_missing_weights_are_said_in_words(tmp_path):
-    with pytest.raises(SparsightError, match="no trained model in .*world build scenes"):
+    with pytest.raises(SparsightError, match=r"no trained model in .*world build scenes"):
         ScenesWorld(tmp_path).pipeline()
-    with pytest.raises(SparsightError, match="no trained segmenter in .*none: .*world build scenes"):
+    with pytest.raises(SparsightError, match=r"no trained segmenter in .*none: .*world build scenes"):
         _ = ScenesWorld(tmp_path / "none").segmenter
