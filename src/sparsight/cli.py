@@ -44,23 +44,22 @@ def main() -> None:
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe by name (avatars, demo) or a YAML file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe by name (avatars, scenes, demo, demo-scenes) or a YAML file.")
+    ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder. Default: runs/RECIPE.")] = None,
     override: Overrides = None,
     until: Annotated[
-        str, typer.Option(help="Last stage: harvest, train, align, steer, evaluate or report.")
+        str,
+        typer.Option(help="Last stage, such as harvest, train, evaluate or report; which there are is the recipe's."),
     ] = "report",
 ) -> None:
-    """Do a whole experiment: harvest, train, align, steer, evaluate, report. What is already done is not done again."""
-    from sparsight.errors import unknown
+    """Do a whole experiment, from harvest to report. What is already done is not done again."""
     from sparsight.parallel import launched
     from sparsight.pipeline import load_recipe, run_recipe
-    from sparsight.pipeline.run import STAGES
     from sparsight.terminal import Live, goes_on, print_table
 
     loaded = load_recipe(recipe, override or [])
-    if until not in STAGES:
-        raise unknown("stage", until, STAGES)
     if launched().size > 1:
         raise SparsightError("a run is for one process: what torchrun can start is `sparsight harvest` and `train`")
     folder = out or Path("runs") / loaded.name
@@ -73,13 +72,12 @@ def run(
 
 def _stage(folder: Path, stage: str) -> Run:
     from sparsight.pipeline import Run
-    from sparsight.pipeline.stages import WORK
     from sparsight.terminal import Live, goes_on
 
     with goes_on(), Live() as live:
         opened = Run.open(folder, live)
         live.start(stage)
-        WORK[stage](opened)
+        opened.work()[stage](opened)
         live.finish(stage, 0.0, cached=False)
     return opened
 
@@ -109,11 +107,10 @@ def results(
     sae: Annotated[bool, typer.Option("--sae", help="Set their SAEs side by side instead; any runs will do.")] = False,
 ) -> None:
     """Pool runs of several seeds into one table, with its JSON beside it."""
-    from sparsight.pipeline import Run
-    from sparsight.pipeline.results import write_results, write_saes
+    from sparsight.pipeline.results import results_of
 
     command = f"sparsight results {' '.join(map(str, folders))}{' --sae' if sae else ''} -o {out}"
-    (write_saes if sae else write_results)([Run.open(folder) for folder in folders], out, command)
+    results_of(folders, out, command, sae)
     typer.echo(f"{out.with_suffix('.json')} {out.with_suffix('.tables.md')}")
 
 
@@ -134,10 +131,10 @@ def steer(
     ),
 ) -> None:
     """Edit your own picture with a run's latents."""
-    from sparsight.pipeline import Run
-    from sparsight.pipeline.own import steer_image, write_pair
+    from sparsight.pipeline.casl.own import steer_image, write_pair
+    from sparsight.pipeline.casl.run import CaslRun
 
-    before, after = steer_image(Run.open(folder), image, concept, alpha, k)
+    before, after = steer_image(CaslRun.open_own(folder), image, concept, alpha, k)
     write_pair(out, before, after)
     typer.echo(str(out))
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from sparsight.files import read_json
+from sparsight.terminal_emergence import print_emergence
 
 if TYPE_CHECKING:
     from sparsight.sae import SAE
@@ -81,8 +82,16 @@ def _figure(interval: dict[str, Any] | None, digits: int = 2) -> str:
 
 
 def print_table(folder: Path) -> None:
-    """CASL's EPR beside the best control's, and what else a reader asks first, from metrics.json."""
+    """What a reader of a run asks first, from metrics.json: of CASL its EPR beside the best control's."""
     metrics, console = read_json(folder / "metrics.json"), Console()
+    if metrics.get("experiment") == "emergence":
+        print_emergence(metrics)
+    else:
+        _print_casl(metrics, console)
+    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+
+
+def _print_casl(metrics: dict[str, Any], console: Console) -> None:
     table = Table(title=f"EPR, judge {metrics['names']['classifier']}, seed {metrics['seed']}, 95 % intervals")
     for column in ("concept", "alpha", "flips", "casl", "best control", "its EPR"):
         table.add_column(column, no_wrap=column == "concept")
@@ -94,7 +103,6 @@ def print_table(folder: Path) -> None:
         share = "-" if flips is None else f"{flips:.0%}"
         table.add_row(name, f"{concept['alpha']:g}", share, _figure(casl["epr"]), best, _figure(rivals[best]))
     console.print(table)
-    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
 
 
 def print_sae(sae: SAE) -> None:

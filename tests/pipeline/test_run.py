@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from sparsight import Alignment, Run, SparsightError, casl_steer, load_recipe, run_recipe
 from sparsight.images import read_sheet
 from sparsight.metrics import editing_precision
-from sparsight.pipeline.editing import edited, faces, window
-from sparsight.pipeline.openers import open_sae
-from sparsight.pipeline.own import steer_image
+from sparsight.pipeline.casl.editing import edited, faces, window
+from sparsight.pipeline.casl.openers import open_sae
+from sparsight.pipeline.casl.own import steer_image
 
 SMALL = [
     "concepts=[Eyeglasses]", "data.train=16", "data.held_out=40", "harvest.steps=6", "harvest.batch_size=8",
@@ -95,7 +95,7 @@ def test_the_papers_own_choice_stands_beside_as_a_variant(run):
 
 
 def test_every_figure_is_recomputed_from_the_saved_images(run):
-    from sparsight.pipeline.evaluate import evaluate_stage
+    from sparsight.pipeline.casl.evaluate import evaluate_stage
 
     before = (run.folder / "metrics.json").read_text()
     (run.folder / "metrics.json").unlink()
@@ -176,7 +176,7 @@ def test_kill_minus_nine_loses_nothing_that_was_finished(tmp_path):
 
 
 def test_pooled_seeds_have_twice_the_images_and_the_same_values(run, tmp_path):
-    from sparsight.pipeline.results import write_results
+    from sparsight.pipeline.casl.results import write_results
 
     alone = json.loads((run.folder / "metrics.json").read_text())["concepts"]["Eyeglasses"]["methods"]["casl"]
     pooled = write_results([Run.open(run.folder), Run.open(run.folder)], tmp_path / "table", "a test")
@@ -188,7 +188,7 @@ def test_pooled_seeds_have_twice_the_images_and_the_same_values(run, tmp_path):
 
 
 def test_runs_of_different_recipes_are_not_pooled(run, tmp_path):
-    from sparsight.pipeline.evaluate import pooled_metrics
+    from sparsight.pipeline.casl.evaluate import pooled_metrics
 
     other = Run(tmp_path, load_recipe("demo", [*SMALL, "sae.lr=0.5"]))
     with pytest.raises(SparsightError, match="differ in 'sae'"):
@@ -196,7 +196,7 @@ def test_runs_of_different_recipes_are_not_pooled(run, tmp_path):
 
 
 def test_saes_stand_side_by_side(run, tmp_path):
-    from sparsight.pipeline.results import write_saes
+    from sparsight.pipeline.casl.results import write_saes
 
     write_saes([Run.open(run.folder)] * 2, tmp_path / "saes", "a test")
     found = json.loads((tmp_path / "saes.json").read_text())["runs"]
@@ -205,7 +205,7 @@ def test_saes_stand_side_by_side(run, tmp_path):
 
 
 def test_a_run_without_an_sae_is_named(run, tmp_path):
-    from sparsight.pipeline.results import write_saes
+    from sparsight.pipeline.casl.results import write_saes
 
     (tmp_path / "recipe.yaml").write_text((run.folder / "recipe.yaml").read_text())
     with pytest.raises(SparsightError, match="holds no trained SAE"):

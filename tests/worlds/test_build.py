@@ -4,7 +4,7 @@ import pytest
 from diffusers import LDMPipeline
 
 from sparsight import SparsightError
-from sparsight.pipeline.run import Silent
+from sparsight.pipeline.reporter import Silent
 from sparsight.worlds.avatars.build import build
 from sparsight.worlds.avatars.judges import load_classifier
 

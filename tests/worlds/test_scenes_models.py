@@ -5,7 +5,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from sparsight import SparsightError
-from sparsight.pipeline.run import Silent
+from sparsight.pipeline.reporter import Silent
 from sparsight.worlds import load_avatars, load_world
 from sparsight.worlds.scenes import unet as un
 from sparsight.worlds.scenes.annotators import SEGMENTS, boxes, build_annotator, segment_logits, segments

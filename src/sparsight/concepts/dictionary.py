@@ -5,7 +5,7 @@ Source: Tinaz et al. 2025, sections 3.3 and 4.1; "CID" there is "latent" here. O
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,6 +117,11 @@ class ConceptDictionary:
         total = self.entries.total(self.latents)[self.entries.latent]
         kept = (self.entries.counts >= count) & (self.entries.counts >= share * total)
         return replace(self, entries=self.entries.where(kept))
+
+    def only(self, labels: Collection[str]) -> ConceptDictionary:
+        """The same with entries of these labels alone: a style says nothing of where an object is."""
+        kept = torch.tensor([label in labels for label in self.labels], dtype=torch.bool)
+        return replace(self, entries=self.entries.where(kept[self.entries.label]))
 
     def with_words(self, source: WordVectors) -> ConceptDictionary:
         """The same with other word vectors."""

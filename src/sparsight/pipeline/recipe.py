@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,72 +11,38 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from sparsight.activations.harvest import HarvestConfig
-from sparsight.concepts.learn import AlignConfig
 from sparsight.errors import SparsightError, unknown
 from sparsight.sae import TrainConfig
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """How many images: for the SAE and the alignment (`train`), and unseen ones for SAE metrics and probes (`held_out`)."""
-
-    train: int = 1000
-    held_out: int = 256
-
-
-@dataclass(frozen=True)
-class SteerConfig:
-    """How to steer and what to try.
-
-    Runs of `steps` steps, stepping `mode`, edits in `low` ... `high`, the top `k` latents under `ranking`. `alphas` are
-    tried from weak to strong; one alpha is one mean norm of the shift for every method. `sweep_k` x `sweep_alphas`
-    is drawn on the first `sweep_images` test images.
-
-    With `candidates` above 0 that many best latents are tried one by one on `screen` validation faces and put in the
-    order of what they do there; 0 keeps the ranking's own order, as the paper does. With `refit` above 0 the columns of
-    the latents that are steered are learned again, alone, in that many updates; 0 keeps the alignment's, as the paper.
-    """
-
-    steps: int = 50
-    mode: str = "asymmetric"
-    refine: int = 0
-    low: int = 500
-    high: int = 999
-    k: int = 1
-    ranking: str = "l2"
-    candidates: int = 0
-    screen: int = 12
-    refit: int = 0
-    alphas: tuple[float, ...] = (2, 4, 8, 16, 32, 64, 128)
-    validation: int = 16
-    test: int = 32
-    sweep_k: tuple[int, ...] = (1, 2, 4, 8, 16)
-    sweep_alphas: tuple[float, ...] = (4, 8, 16, 32, 64)
-    sweep_images: int = 16
-
-
-@dataclass(frozen=True)
 class Recipe:
-    """A whole experiment. `seed` is that of every stage (the stages' own are ignored). `precision` "bf16" runs the frozen
-    networks under autocast; `threads` 0 means all cores.
+    """What every experiment is told. `experiment` says which it is, `seed` is that of every stage, `precision` "bf16"
+    runs the frozen networks under autocast; `threads` 0 means all cores.
     """
 
+    experiment: str = ""
     name: str = "run"
-    world: str = "avatars"
-    concepts: tuple[str, ...] = ("Smiling",)
+    world: str = ""
     seed: int = 0
     precision: str = "fp32"
     threads: int = 0
-    data: DataConfig = field(default_factory=DataConfig)
-    harvest: HarvestConfig = field(default_factory=HarvestConfig)
-    sae: TrainConfig = field(default_factory=TrainConfig)
-    align: AlignConfig = field(default_factory=AlignConfig)
-    steer: SteerConfig = field(default_factory=SteerConfig)
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("fp32", "bf16"):
+            raise unknown("precision", self.precision, ("fp32", "bf16"))
 
     def plain(self) -> dict[str, Any]:
         """The recipe as JSON-able values, defaults filled in."""
-        return TypeAdapter(Recipe).dump_python(self, mode="json")
+        return TypeAdapter(type(self)).dump_python(self, mode="json")
+
+
+def recipe_kinds() -> dict[str, type[Recipe]]:
+    """The recipe of each experiment."""
+    from sparsight.pipeline.casl.recipe import CaslRecipe
+    from sparsight.pipeline.emergence.recipe import EmergenceRecipe
+
+    return {"casl": CaslRecipe, "emergence": EmergenceRecipe}
 
 
 def recipe_names() -> list[str]:
@@ -107,10 +73,14 @@ def train_config(options: Sequence[str]) -> TrainConfig:
 
     Raises `SparsightError` for an unknown name or a value that cannot be.
     """
+    from sparsight.pipeline.casl.recipe import CaslRecipe
+
     values: dict[str, Any] = {"sae": {}}
     for option in options:
         _override(values, f"sae.{option}")
-    return _build(values).sae
+    found = _build(values)
+    assert isinstance(found, CaslRecipe)
+    return found.sae
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -138,20 +108,20 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 
 def _build(values: dict[str, Any]) -> Recipe:
-    _check_keys(Recipe(), values, "")
+    kinds = recipe_kinds()
+    experiment = values.get("experiment", "casl")
+    if experiment not in kinds:
+        raise unknown("experiment", str(experiment), kinds)
+    kind = kinds[experiment]
+    _check_keys(kind(), values, "")
     try:
-        recipe = TypeAdapter(Recipe).validate_python(values)
+        return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise SparsightError(
             f"recipe key {where!r} is wrong: {first['msg'].lower()}, not {first['input']!r}"
         ) from error
-    if recipe.precision not in ("fp32", "bf16"):
-        raise unknown("precision", recipe.precision, ("fp32", "bf16"))
-    if not recipe.concepts:
-        raise SparsightError("the recipe names no concept")
-    return recipe
 
 
 def _check_keys(defaults: Any, values: dict[str, Any], prefix: str) -> None:
@@ -163,6 +133,3 @@ def _check_keys(defaults: Any, values: dict[str, Any], prefix: str) -> None:
             if not isinstance(value, dict):
                 raise SparsightError(f"recipe key {prefix}{key!r} is a section and needs keys of its own")
             _check_keys(valid[key], value, f"{prefix}{key}.")
-
-
-__all__ = ["DataConfig", "Recipe", "SteerConfig", "load_recipe", "recipe_names", "train_config"]

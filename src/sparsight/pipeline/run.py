@@ -2,70 +2,36 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Self
 
 import torch
 import yaml
 
 from sparsight.diffusion import DiffusionModel
-from sparsight.errors import SparsightError
+from sparsight.errors import SparsightError, unknown
 from sparsight.files import atomic, digest, read_json, write_json
 from sparsight.pipeline.recipe import Recipe, load_recipe
-from sparsight.sae import TrainConfig
-from sparsight.sae.config import without_later_defaults
-from sparsight.worlds import load_avatars
-from sparsight.worlds.avatars.world import AvatarsWorld
+from sparsight.pipeline.reporter import Reporter, Silent
 
-STAGES = ("harvest", "train", "align", "steer", "evaluate", "report")
-# What each stage reads of the recipe, beside what the stages before it read.
-_READS: dict[str, tuple[str, ...]] = {
-    "harvest": ("world", "seed", "precision", "data", "harvest"),
-    "train": ("sae",),
-    "align": ("concepts", "align"),
-    "steer": ("steer",),
-    "evaluate": (),
-    "report": ("name",),
-}
-
-
-class Reporter(Protocol):
-    """Where a run tells how far it is."""
-
-    def start(self, stage: str) -> None:
-        """A stage begins."""
-        ...
-
-    def update(self, done: int, total: int, text: str = "") -> None:
-        """`done` of `total` parts of the stage are finished."""
-        ...
-
-    def finish(self, stage: str, seconds: float, cached: bool) -> None:
-        """A stage has ended; `cached` says that it had been done before."""
-        ...
-
-
-class Silent:
-    """A reporter that says nothing."""
-
-    def start(self, stage: str) -> None:
-        """Say nothing."""
-
-    def update(self, done: int, total: int, text: str = "") -> None:
-        """Say nothing."""
-
-    def finish(self, stage: str, seconds: float, cached: bool) -> None:
-        """Say nothing."""
+Work = Callable[[Any], None]
 
 
 class Run:
-    """A run folder with its recipe; world and model are loaded when first needed."""
+    """A run folder with its recipe; world and model are loaded when first needed.
 
-    def __init__(self, folder: Path, recipe: Recipe, reporter: Reporter | None = None) -> None:
+    Each experiment has a subclass that says which stages it has and, in `READS`, what each of them reads of the recipe
+    beside what the stages before it read.
+    """
+
+    READS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    def __init__(self, folder: Path, recipe: Any, reporter: Reporter | None = None) -> None:
         self.folder, self.recipe = Path(folder), recipe
         self.report: Reporter = reporter or Silent()
         if recipe.threads:
@@ -73,40 +39,54 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path, reporter: Reporter | None = None) -> Run:
-        """An existing run. Raises `SparsightError` where the folder holds none."""
+        """An existing run, of whatever experiment. Raises `SparsightError` where the folder holds none."""
         path = Path(folder) / "recipe.yaml"
         if not path.exists():
             raise SparsightError(f"{folder} is no run folder: it has no recipe.yaml")
-        return cls(Path(folder), load_recipe(path), reporter)
+        return run_of(load_recipe(path), Path(folder), reporter)
+
+    @classmethod
+    def open_own(cls, folder: str | Path) -> Self:
+        """An existing run of this very experiment. Raises `SparsightError` for one of another."""
+        found = Run.open(folder)
+        if not isinstance(found, cls):
+            raise SparsightError(
+                f"{folder} is a run of the experiment {found.recipe.experiment}, which has no use here"
+            )
+        return found
+
+    @classmethod
+    def stages(cls) -> tuple[str, ...]:
+        """The names of the stages, in order."""
+        return tuple(cls.READS)
+
+    def work(self) -> Mapping[str, Work]:
+        """What each stage does."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raise `SparsightError` for a recipe that cannot be run, before anything is written."""
 
     @cached_property
-    def world(self) -> AvatarsWorld:
+    def world(self) -> Any:
         """The world of the recipe."""
-        return load_avatars(self.recipe.world)
+        raise NotImplementedError
 
     @cached_property
-    def model(self) -> DiffusionModel:
+    def model(self) -> Any:
         """The world's model, in the recipe's precision."""
         model = DiffusionModel.load(self.world.model)
         model.precision = self.recipe.precision
         return model
 
-    @property
-    def train_numbers(self) -> list[int]:
-        """Images of the split "harvest" that the SAE and the alignments learn from."""
-        return list(range(self.recipe.data.train))
-
-    @property
-    def held_out_numbers(self) -> list[int]:
-        """Images of the split "harvest" that neither has seen."""
-        data = self.recipe.data
-        return list(range(data.train, data.train + data.held_out))
+    def plain(self) -> dict[str, Any]:
+        """The recipe as digests see it."""
+        return self.recipe.plain()
 
     def key(self, stage: str) -> str:
         """A digest of everything that this stage depends on."""
-        plain = self.recipe.plain()
-        plain["sae"] = without_later_defaults(TrainConfig, plain["sae"])  # runs of earlier versions stay done
-        reads = [name for s in STAGES[: STAGES.index(stage) + 1] for name in _READS[s]]
+        plain, stages = self.plain(), self.stages()
+        reads = [name for s in stages[: stages.index(stage) + 1] for name in self.READS[s]]
         return digest({"model": self.model.fingerprint(), **{name: plain[name] for name in reads}})
 
     @property
@@ -120,7 +100,17 @@ class Run:
         with atomic(self.folder / "recipe.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(self.recipe.plain(), sort_keys=False), "utf-8")
 
-    def do(self, stage: str, work: Callable[[Run], None]) -> None:
+    def own_folder(self, name: str, stage: str) -> Path:
+        """A folder of the run for a stage, emptied if other inputs made what is in it; else that is continued."""
+        folder, key = self.folder / name, self.key(stage)
+        marker = folder / "key.txt"
+        if folder.exists() and (not marker.exists() or marker.read_text() != key):
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        marker.write_text(key)
+        return folder
+
+    def do(self, stage: str, work: Work) -> None:
         """Do a stage unless it is already done for the same inputs."""
         key = self.key(stage)
         if self.state["stages"].get(stage) == key:
@@ -144,24 +134,29 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in names}
 
 
+def run_of(recipe: Recipe, folder: Path, reporter: Reporter | None = None) -> Run:
+    """The run of a recipe's experiment in `folder`; nothing is written."""
+    if recipe.experiment == "emergence":
+        from sparsight.pipeline.emergence.run import EmergenceRun
+
+        return EmergenceRun(folder, recipe, reporter)
+    from sparsight.pipeline.casl.run import CaslRun
+
+    return CaslRun(folder, recipe, reporter)
+
+
 def run_recipe(
     recipe: Recipe, folder: Path, reporter: Reporter | None = None, command: str = "", until: str = "report"
-) -> Run:
+) -> Any:
     """Do every stage up to `until` that is not already done; a killed run goes on where it stopped."""
-    from sparsight.pipeline.stages import WORK
-
-    run = Run(folder, recipe, reporter)
-    _check_concepts(run)
+    run = run_of(recipe, folder, reporter)
+    stages = run.stages()
+    if until not in stages:
+        raise unknown("stage", until, stages)
+    run.check()
     run.save_recipe()
     if command:
         write_json(run.folder / "run.json", {**run.state, "command": command})
-    for stage in STAGES[: STAGES.index(until) + 1]:
-        run.do(stage, WORK[stage])
+    for stage in stages[: stages.index(until) + 1]:
+        run.do(stage, run.work()[stage])
     return run
-
-
-def _check_concepts(run: Run) -> None:
-    """An unknown concept is found before anything is written."""
-    from sparsight.concepts import choose
-
-    choose(run.recipe.concepts, run.world.concepts)

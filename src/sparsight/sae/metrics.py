@@ -119,3 +119,20 @@ def _add_by_t(parts: list[_Sums], bins: Sequence[int], batch: Tensor | TokenBatc
         if (which == index).any():
             for x, t in _pieces(part.sae, TokenBatch(*(column[which == index] for column in batch)), chunk):
                 part.add(x, t)
+
+
+@torch.no_grad()
+def explained_variance(sae: SAE, x: Tensor, t: Tensor | None = None) -> dict[str, float]:
+    """The two metrics of Tinaz et al. 2025, Table 1, on raw tokens (n, d_in): `scaled_mse` and `explained_variance`.
+
+    The paper gives no formulas; these are those of the trainer that it names as its model (INFERRED): the mean squared
+    error over the mean square of x - mean(x), and 1 - Var(x - x_hat) / Var(x), averaged over channels. `t` (n,) is for
+    SAEs that are told the timestep.
+    """
+    error = x.double() - sae.decode(sae.encode_sparse(x, t)).double()
+    spread = x.double().var(0, correction=0)
+    share = 1 - error.var(0, correction=0) / spread.clamp_min(1e-30)
+    return {
+        "scaled_mse": float(error.square().mean() / spread.mean().clamp_min(1e-30)),
+        "explained_variance": float(share[spread > 0].mean()),
+    }

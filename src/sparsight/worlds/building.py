@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from sparsight.errors import unknown
-from sparsight.pipeline.run import Reporter
+from sparsight.pipeline.reporter import Reporter
 from sparsight.worlds.training import Progress
 
 Part = Callable[[Progress], None]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from diffusers import AutoencoderKL, LDMPipeline, UNet2DModel
 
-from sparsight.pipeline.run import Reporter
+from sparsight.pipeline.reporter import Reporter
 from sparsight.worlds.avatars import autoencoder as ae
 from sparsight.worlds.avatars import denoiser as dn
 from sparsight.worlds.avatars import judges

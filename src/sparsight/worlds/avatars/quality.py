@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sparsight.diffusion import DiffusionModel, Loop, invert, sample
 from sparsight.metrics import attribute_agreement, psnr
-from sparsight.pipeline.run import Reporter
+from sparsight.pipeline.reporter import Reporter
 from sparsight.steering.causal import class_differences, mean_difference_test
 from sparsight.worlds.avatars.captions import ZERO_SHOT
 from sparsight.worlds.avatars.faces import ATTRIBUTES

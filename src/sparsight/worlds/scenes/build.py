@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from sparsight.pipeline.run import Reporter
+from sparsight.pipeline.reporter import Reporter
 from sparsight.worlds.autoencoder import AutoencoderConfig, encode_all
 from sparsight.worlds.building import Part, build_parts
 from sparsight.worlds.judging import fast

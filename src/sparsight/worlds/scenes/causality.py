@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsight.pipeline.run import Reporter
+from sparsight.pipeline.reporter import Reporter
 from sparsight.worlds.scenes.annotators import boxes, segments
 from sparsight.worlds.scenes.generate import (
     STAGES,

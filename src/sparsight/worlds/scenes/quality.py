@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsight.metrics import psnr
-from sparsight.pipeline.run import Reporter
+from sparsight.pipeline.reporter import Reporter
 from sparsight.worlds.scenes.annotators import segments
 from sparsight.worlds.scenes.causality import swap_table
 from sparsight.worlds.scenes.clip import NAMES

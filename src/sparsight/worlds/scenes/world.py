@@ -52,6 +52,20 @@ class Scenes:
         return torch.from_numpy(np.stack([segment(self.scene(n)) for n in numbers])).long()
 
 
+class Captions:
+    """The full captions of one split's scenes as a `PromptSource`."""
+
+    def __init__(self, split: str) -> None:
+        self.scenes, self.name = Scenes(split), f"captions of scenes {split}"
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def batch(self, numbers: Sequence[int]) -> list[str]:
+        """The prompts of these numbers."""
+        return self.scenes.prompts(numbers)
+
+
 class ScenesWorld:
     """Everything that is known about scenes. Models are loaded when they are first asked for."""
 

@@ -15,21 +15,21 @@ from sparsight.activations import Store
 from sparsight.concepts import Concept, choose
 from sparsight.files import atomic, digest, read_json, write_json
 from sparsight.images import COLUMNS, write_sheet
-from sparsight.pipeline.editing import Faces, edited, faces, window
-from sparsight.pipeline.latents import SHOWN, write_latents
-from sparsight.pipeline.openers import open_alignment, open_sae, open_store
-from sparsight.pipeline.selection import choose_strength, refitted, select
+from sparsight.pipeline.casl.editing import Faces, edited, faces, window
+from sparsight.pipeline.casl.latents import SHOWN, write_latents
+from sparsight.pipeline.casl.openers import open_alignment, open_sae, open_store
+from sparsight.pipeline.casl.selection import choose_strength, refitted, select
 from sparsight.sae import SAE
 from sparsight.steering import LatentSteering, Steering, casl_steer, controls, mean_shift, to_size
 
 if TYPE_CHECKING:
-    from sparsight.pipeline.run import Run
+    from sparsight.pipeline.casl.run import CaslRun
 
 SLIDER = 8
 TOKEN_IMAGES = 96  # images whose tokens calibrate the controls
 
 
-def steer_stage(run: Run) -> None:
+def steer_stage(run: CaslRun) -> None:
     """Every concept of the recipe; one that was finished for the same inputs is not done again."""
     store, sae = open_store(run), open_sae(run)
     concepts = choose(run.recipe.concepts, run.world.concepts)
@@ -38,7 +38,7 @@ def steer_stage(run: Run) -> None:
         run.report.update(done + 1, len(concepts), concept.name)
 
 
-def _one_concept(run: Run, store: Store, sae: SAE, concept: Concept, say: Callable[[str], None]) -> None:
+def _one_concept(run: CaslRun, store: Store, sae: SAE, concept: Concept, say: Callable[[str], None]) -> None:
     folder = run.folder / "concepts" / concept.name
     key = digest([run.key("steer"), concept.name])
     if (folder / "steer.json").exists() and read_json(folder / "steer.json")["key"] == key:
@@ -88,7 +88,7 @@ def _one_concept(run: Run, store: Store, sae: SAE, concept: Concept, say: Callab
 
 
 def _methods(
-    run: Run, store: Store, casl: LatentSteering, concept: Concept, tokens: Tensor, images: Tensor
+    run: CaslRun, store: Store, casl: LatentSteering, concept: Concept, tokens: Tensor, images: Tensor
 ) -> dict[str, Steering]:
     config, sae = run.recipe.steer, casl.sae
     assert sae is not None
@@ -107,19 +107,19 @@ def _methods(
     return {"casl": casl, **found}
 
 
-def _tokens(run: Run, store: Store) -> tuple[Tensor, Tensor]:
+def _tokens(run: CaslRun, store: Store) -> tuple[Tensor, Tensor]:
     """Activations (M, N, C) of some training images, and the image each is of."""
     columns = store.load("tokens", "image", images=run.train_numbers[:TOKEN_IMAGES])
     return columns["tokens"], columns["image"]
 
 
-def _choice(run: Run, concept: Concept, method: Steering, validation: Faces) -> dict[str, Any]:
+def _choice(run: CaslRun, concept: Concept, method: Steering, validation: Faces) -> dict[str, Any]:
     choice, _ = choose_strength(run, method, str(concept.attribute), validation)
     trials = [{"alpha": t.alpha, "flipped": t.flipped, "valid": t.valid} for t in choice.trials]
     return {"alpha": choice.alpha, "met": choice.met, "trials": trials}
 
 
-def sweep(run: Run, sae: SAE, concept: Concept, order: list[int], test: Faces, folder: Path) -> None:
+def sweep(run: CaslRun, sae: SAE, concept: Concept, order: list[int], test: Faces, folder: Path) -> None:
     """Sheets of k x alpha on the first test faces, `sweep/k001_a000.png` and on."""
     config, alignment = run.recipe.steer, open_alignment(run, concept.name)
     count = min(config.sweep_images, len(test.numbers))
@@ -130,7 +130,7 @@ def sweep(run: Run, sae: SAE, concept: Concept, order: list[int], test: Faces, f
             write_sheet(path, edited(run, method.at(alpha), test.noise[:count]))
 
 
-def _slider(run: Run, casl: LatentSteering, chosen: float, test: Faces, folder: Path) -> None:
+def _slider(run: CaslRun, casl: LatentSteering, chosen: float, test: Faces, folder: Path) -> None:
     count = min(SLIDER, len(test.numbers))
     alphas = sorted({0.0, *map(float, run.recipe.steer.alphas), float(chosen)})
     for place, alpha in enumerate(alphas):
@@ -145,7 +145,7 @@ def _save_columns(folder: Path, casl: LatentSteering) -> None:
         save_file({"latents": torch.tensor(casl.latents), "directions": casl.directions.contiguous()}, temporary)
 
 
-def _truth(run: Run, concept: Concept, test: Faces) -> Tensor:
+def _truth(run: CaslRun, concept: Concept, test: Faces) -> Tensor:
     return run.world.counterfactuals("test", test.numbers, str(concept.attribute))
 
 

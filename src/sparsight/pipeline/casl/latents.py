@@ -16,13 +16,13 @@ from sparsight.metrics import Interval
 from sparsight.sae import SAE
 
 if TYPE_CHECKING:
-    from sparsight.pipeline.run import Run
+    from sparsight.pipeline.casl.run import CaslRun
 
 TOPS = (1, 2, 4, 8, 16)
 SHOWN, IMAGES = 4, 8
 
 
-def write_probes(run: Run, store: Store, sae: SAE, concept: Concept) -> None:
+def write_probes(run: CaslRun, store: Store, sae: SAE, concept: Concept) -> None:
     """probe.json: accuracy of a linear SVM on the top latents of held-out images, in the order of the ranking.
 
     A latent's feature is its strongest activation anywhere in the map at the least noisy timestep of the store: a smile
@@ -43,7 +43,7 @@ def write_probes(run: Run, store: Store, sae: SAE, concept: Concept) -> None:
     write_json(folder / "probe.json", {name: interval.to_dict() for name, interval in found.items()})
 
 
-def write_latents(run: Run, store: Store, sae: SAE, concept: Concept, latents: list[int]) -> None:
+def write_latents(run: CaslRun, store: Store, sae: SAE, concept: Concept, latents: list[int]) -> None:
     """latents.json and sheets: for these latents, the images with the highest mean activation, and where it is."""
     folder = run.folder / "concepts" / concept.name
     alignment = Alignment.load(folder / "alignment")

@@ -16,18 +16,18 @@ from sparsight.diffusion import Loop, sample
 from sparsight.errors import SparsightError
 from sparsight.files import atomic, read_json
 from sparsight.images import read_image, to_pixels
-from sparsight.pipeline.editing import inverted, window
-from sparsight.pipeline.openers import concept_folder, open_alignment, open_sae
+from sparsight.pipeline.casl.editing import inverted, window
+from sparsight.pipeline.casl.openers import concept_folder, open_alignment, open_sae
 from sparsight.sae import SAE
 from sparsight.steering import LatentSteering, casl_steer, steer_together
 
 if TYPE_CHECKING:
-    from sparsight.pipeline.run import Run
+    from sparsight.pipeline.casl.run import CaslRun
 
 
 @torch.no_grad()
 def steer_image(
-    run: Run, path: Path, concepts: Sequence[str], alphas: Sequence[float] | None = None, k: int | None = None
+    run: CaslRun, path: Path, concepts: Sequence[str], alphas: Sequence[float] | None = None, k: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """The picture's reconstruction and its edit, each (1, 3, H, W) in [-1, 1]; several concepts act together.
 
@@ -48,14 +48,14 @@ def steer_image(
     return before.clamp(-1, 1), after.clamp(-1, 1)
 
 
-def _chosen(run: Run, name: str) -> float:
+def _chosen(run: CaslRun, name: str) -> float:
     path = run.folder / "concepts" / name / "steer.json"
     if not path.exists():
         raise SparsightError(f"{run.folder} has chosen no strength for {name!r} yet: give --alpha")
     return float(read_json(path)["methods"]["casl"]["alpha"])
 
 
-def _method(run: Run, sae: SAE, name: str, k: int) -> LatentSteering:
+def _method(run: CaslRun, sae: SAE, name: str, k: int) -> LatentSteering:
     """CASL-Steer as the run chose it; for another k, or before it has chosen, the alignment's own columns."""
     folder, alignment = concept_folder(run, name), open_alignment(run, name)
     order = read_json(folder / "steer.json")["order"] if (folder / "steer.json").exists() else []

@@ -13,7 +13,7 @@ from sparsight.diffusion import Loop, invert, sample
 from sparsight.steering import Steering, Window
 
 if TYPE_CHECKING:
-    from sparsight.pipeline.run import Run
+    from sparsight.pipeline.casl.run import CaslRun
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Faces:
         return Faces(self.numbers[:count], self.noise[:count], self.original[:count])
 
 
-def faces(run: Run, concept: Concept, split: str, count: int) -> Faces:
+def faces(run: CaslRun, concept: Concept, split: str, count: int) -> Faces:
     """Faces that lack the concept, inverted, and their unedited reconstruction (EPR's x, casl.md 8.2 row 16)."""
     numbers = run.world.eligible(split, str(concept.attribute), count)
     images = run.world.source(split).batch(numbers)
@@ -38,20 +38,20 @@ def faces(run: Run, concept: Concept, split: str, count: int) -> Faces:
 
 
 @torch.no_grad()
-def inverted(run: Run, images: Tensor) -> Tensor:
+def inverted(run: CaslRun, images: Tensor) -> Tensor:
     """The noise that the run's sampler turns back into these images."""
     config = run.recipe.steer
     return invert(run.model, run.model.encode(images), Loop(steps=config.steps, refine=config.refine))
 
 
 @torch.no_grad()
-def edited(run: Run, intervention: Steering | None, noise: Tensor) -> Tensor:
+def edited(run: CaslRun, intervention: Steering | None, noise: Tensor) -> Tensor:
     """Images (n, 3, H, W) sampled from `noise` under an intervention; None gives the reconstruction."""
     config, acting = run.recipe.steer, [] if intervention is None else [intervention]
     loop = Loop(steps=config.steps, mode=config.mode)
     return run.model.decode(sample(run.model, noise, loop, interventions=acting)).clamp(-1, 1)
 
 
-def window(run: Run) -> Window:
+def window(run: CaslRun) -> Window:
     """The recipe's window."""
     return Window(run.recipe.steer.low, run.recipe.steer.high)

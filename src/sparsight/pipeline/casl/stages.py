@@ -14,15 +14,15 @@ from sparsight.activations import Store
 from sparsight.activations.harvest import harvest
 from sparsight.concepts import align, choose
 from sparsight.files import write_json
-from sparsight.pipeline.evaluate import evaluate_stage
-from sparsight.pipeline.latents import write_probes
-from sparsight.pipeline.openers import concept_folder, open_sae, open_store
-from sparsight.pipeline.run import Run
-from sparsight.pipeline.steer import steer_stage
+from sparsight.pipeline.casl.evaluate import evaluate_stage
+from sparsight.pipeline.casl.latents import write_probes
+from sparsight.pipeline.casl.openers import concept_folder, open_sae, open_store
+from sparsight.pipeline.casl.run import CaslRun
+from sparsight.pipeline.casl.steer import steer_stage
 from sparsight.sae import evaluate_sae, train_sae
 
 
-def harvest_stage(run: Run) -> None:
+def harvest_stage(run: CaslRun) -> None:
     """Images of the split "harvest" to `store/`."""
     numbers = run.train_numbers + run.held_out_numbers
     folder = run.folder / "store"
@@ -33,7 +33,7 @@ def harvest_stage(run: Run) -> None:
     )
 
 
-def train_stage(run: Run) -> None:
+def train_stage(run: CaslRun) -> None:
     """The SAE to `sae/`, with its metrics on held-out images."""
     folder = run.folder / "sae"
     _clear_unless(folder, run.key("train"))
@@ -54,7 +54,7 @@ def train_stage(run: Run) -> None:
     write_json(folder / "metrics.json", {"expansion": sae.config.d_sae / sae.config.d_in, **metrics})
 
 
-def align_stage(run: Run) -> None:
+def align_stage(run: CaslRun) -> None:
     """One alignment per concept to `concepts/NAME/`, with its probe."""
     store, sae = open_store(run), open_sae(run)
     concepts = choose(run.recipe.concepts, run.world.concepts)
@@ -74,7 +74,7 @@ def align_stage(run: Run) -> None:
         write_probes(run, store, sae, concept)
 
 
-def report_stage(run: Run) -> None:
+def report_stage(run: CaslRun) -> None:
     """`report.html`."""
     from sparsight.report import write_report
 
@@ -95,7 +95,7 @@ def _clear_unless(folder: Path, key: str) -> None:
     marker.write_text(key)
 
 
-WORK: dict[str, Callable[[Run], None]] = {
+WORK: dict[str, Callable[[CaslRun], None]] = {
     "harvest": harvest_stage, "train": train_stage, "align": align_stage,
     "steer": steer_stage, "evaluate": evaluate_stage, "report": report_stage,
 }  # fmt: skip

@@ -17,12 +17,12 @@ from torch import Tensor
 from sparsight.activations import Store
 from sparsight.concepts import Alignment, refit
 from sparsight.metrics import editing_precision
-from sparsight.pipeline.editing import Faces, edited, window
+from sparsight.pipeline.casl.editing import Faces, edited, window
 from sparsight.sae import SAE
 from sparsight.steering import Choice, LatentSteering, Steering, casl_steer, choose_alpha
 
 if TYPE_CHECKING:
-    from sparsight.pipeline.run import Run
+    from sparsight.pipeline.casl.run import CaslRun
 
 CLASSIFIER = "resnet"
 REFITTED = 3  # how many of the best are refitted and tried again
@@ -54,7 +54,7 @@ class Selection:
     trials: list[dict[str, Any]]
 
 
-def select(run: Run, sae: SAE, store: Store, alignment: Alignment, attribute: str, faces: Faces) -> Selection:
+def select(run: CaslRun, sae: SAE, store: Store, alignment: Alignment, attribute: str, faces: Faces) -> Selection:
     """Try the recipe's candidates one by one, refit the best, and keep what does best on the validation faces."""
     config = run.recipe.steer
     ranked = alignment.top(max(config.candidates, config.k, *config.sweep_k, REFITTED), config.ranking)
@@ -74,7 +74,7 @@ def select(run: Run, sae: SAE, store: Store, alignment: Alignment, attribute: st
     return Selection(best, order, [asdict(one) for one in together + alone])
 
 
-def refitted(run: Run, sae: SAE, store: Store, alignment: Alignment, latents: Sequence[int]) -> LatentSteering:
+def refitted(run: CaslRun, sae: SAE, store: Store, alignment: Alignment, latents: Sequence[int]) -> LatentSteering:
     """CASL-Steer on these latents with their columns learned again, alone."""
     columns = refit(
         run.model, sae, store, run.world.source("harvest"), alignment, latents, run.world.clip,
@@ -83,11 +83,11 @@ def refitted(run: Run, sae: SAE, store: Store, alignment: Alignment, latents: Se
     return replace(_steered(run, sae, alignment, latents), directions=columns)
 
 
-def _steered(run: Run, sae: SAE, alignment: Alignment, latents: Sequence[int]) -> LatentSteering:
+def _steered(run: CaslRun, sae: SAE, alignment: Alignment, latents: Sequence[int]) -> LatentSteering:
     return casl_steer(sae, alignment, latents=latents, window=window(run))
 
 
-def _try(run: Run, method: LatentSteering, attribute: str, faces: Faces, refit: bool = False) -> Tried:
+def _try(run: CaslRun, method: LatentSteering, attribute: str, faces: Faces, refit: bool = False) -> Tried:
     choice, images = choose_strength(run, method, attribute, faces)
     judge = run.world.classifiers[CLASSIFIER]
     with torch.no_grad():
@@ -99,7 +99,7 @@ def _try(run: Run, method: LatentSteering, attribute: str, faces: Faces, refit: 
     return Tried(list(method.latents), refit, choice.alpha, choice.met, report.flip_rate.value, report.epr.value)
 
 
-def choose_strength(run: Run, method: Steering, attribute: str, faces: Faces) -> tuple[Choice, dict[float, Tensor]]:
+def choose_strength(run: CaslRun, method: Steering, attribute: str, faces: Faces) -> tuple[Choice, dict[float, Tensor]]:
     """The strength of `method` by the rule on validation faces, and the edited faces of every strength tried."""
     images: dict[float, Tensor] = {}
 
@@ -110,7 +110,7 @@ def choose_strength(run: Run, method: Steering, attribute: str, faces: Faces) ->
     return choose_alpha(edit, _flips(run, attribute), run.world.validity, run.recipe.steer.alphas), images
 
 
-def _flips(run: Run, attribute: str) -> Callable[[Tensor], Tensor]:
+def _flips(run: CaslRun, attribute: str) -> Callable[[Tensor], Tensor]:
     """Whether each image (n, 3, H, W) shows the attribute, by the choosing classifier: bool (n,)."""
     column, judge = run.world.attributes.index(attribute), run.world.classifiers[CLASSIFIER]
 

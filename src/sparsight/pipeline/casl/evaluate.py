@@ -30,7 +30,7 @@ from sparsight.metrics import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from sparsight.pipeline.run import Run
+    from sparsight.pipeline.casl.run import CaslRun
     from sparsight.worlds.avatars.world import AvatarsWorld
 
 CLASSIFIER = "resnet"
@@ -41,12 +41,12 @@ NAMES = {
 }  # fmt: skip
 
 
-def evaluate_stage(run: Run) -> None:
+def evaluate_stage(run: CaslRun) -> None:
     """Write metrics.json."""
     write_json(run.folder / "metrics.json", pooled_metrics([run]))
 
 
-def pooled_metrics(runs: Sequence[Run]) -> dict[str, Any]:
+def pooled_metrics(runs: Sequence[CaslRun]) -> dict[str, Any]:
     """metrics.json of one run, or of several that differ in their seed alone, whose images are then pooled.
 
     Pooled, an interval resamples all images of all seeds; SAE figures are means, a probe's interval spans the seeds'.
@@ -73,7 +73,7 @@ def pooled_metrics(runs: Sequence[Run]) -> dict[str, Any]:
     return _finite(metrics)
 
 
-def _require_alike(runs: Sequence[Run]) -> None:
+def _require_alike(runs: Sequence[CaslRun]) -> None:
     plain = [{k: v for k, v in run.recipe.plain().items() if k not in ("seed", "name", "threads")} for run in runs]
     for run, other in zip(runs, plain, strict=True):
         for key, value in other.items():
@@ -81,7 +81,7 @@ def _require_alike(runs: Sequence[Run]) -> None:
                 raise SparsightError(f"{run.folder} and {runs[0].folder} differ in {key!r}: only seeds can be pooled")
 
 
-def _steered(runs: Sequence[Run]) -> list[str]:
+def _steered(runs: Sequence[CaslRun]) -> list[str]:
     from sparsight.concepts import choose
 
     names = [c.name for c in choose(runs[0].recipe.concepts, runs[0].world.concepts)]
@@ -92,7 +92,7 @@ def _steered(runs: Sequence[Run]) -> list[str]:
     return names
 
 
-def _concept(runs: Sequence[Run], name: str) -> dict[str, Any]:
+def _concept(runs: Sequence[CaslRun], name: str) -> dict[str, Any]:
     run, folders = runs[0], [run.folder / "concepts" / name for run in runs]
     steer = [read_json(folder / "steer.json") for folder in folders]
     sheet = read_json(folders[0] / "images" / "sheet.json")
@@ -208,7 +208,7 @@ class _Judged:
         return report.epr.value, report.flip_rate.value
 
 
-def _sweep(run: Run, folder: Path, judged: _Judged, tile: tuple[int, int]) -> dict[str, Any]:
+def _sweep(run: CaslRun, folder: Path, judged: _Judged, tile: tuple[int, int]) -> dict[str, Any]:
     config = run.recipe.steer
     count = min(config.sweep_images, config.test)
     cells = [

@@ -1,0 +1,238 @@
+"""The stage that measures: every figure of metrics.json, from the saved images and readings alone; seeds can be pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sparsight.concepts import cohesion, similarity
+from sparsight.concepts.tally import mean_iou
+from sparsight.errors import SparsightError
+from sparsight.files import read_json, write_json
+from sparsight.images import read_sheet
+from sparsight.metrics import bootstrap, cosine, load_perceptual, row_mean, similarity_rose
+from sparsight.pipeline.emergence.edits import METHODS
+from sparsight.pipeline.emergence.layout import success
+from sparsight.pipeline.emergence.reading import things
+from sparsight.pipeline.emergence.run import as_plain, stream_name
+from sparsight.worlds.scenes.captions import STYLE_WORDS
+from sparsight.worlds.scenes.judges import style_of
+
+if TYPE_CHECKING:
+    from sparsight.pipeline.emergence.run import EmergenceRun
+
+NAMES = {
+    "perceptual": "feature distance over the world's tagger (LPIPS-type, unweighted)",
+    "localiser": "the world's segmenter", "clip": "the world's own CLIP", "style": "the world's style classifier",
+}  # fmt: skip
+
+
+def evaluate_stage(run: EmergenceRun) -> None:
+    """Write metrics.json."""
+    write_json(run.folder / "metrics.json", pooled_metrics([run]))
+
+
+def pooled_metrics(runs: Sequence[EmergenceRun]) -> dict[str, Any]:
+    """metrics.json of one run, or of several that differ in their seed alone, whose images are then pooled.
+
+    Raises `SparsightError` if the runs are of different recipes, or have not come to the stage style.
+    """
+    from sparsight.pipeline.run import versions
+
+    require_alike(runs)
+    first = runs[0]
+    found: dict[str, Any] = {"experiment": "emergence", "names": NAMES, "versions": versions()}
+    found["saes"] = saes(runs)
+    found["composition"] = composition(runs)
+    found["layout"] = layout(runs)
+    found["style"] = style(runs)
+    found["evolution"] = evolution(runs)
+    return {**found, "seeds": [run.recipe.seed for run in runs], **headline(first, found)}
+
+
+def require_alike(runs: Sequence[EmergenceRun]) -> None:
+    """Refuse runs that cannot be pooled."""
+    plain = [
+        {k: v for k, v in run.recipe.plain().items() if k not in ("seed", "name", "threads", "calibrate")}
+        for run in runs
+    ]
+    if any(one != plain[0] for one in plain):
+        raise SparsightError("runs that are pooled must differ in their seed alone")
+    for run in runs:
+        for file in ("reading.json", "layout.json", "style.json"):
+            if not (run.folder / file).exists():
+                raise SparsightError(f"{run.folder} has no {file}: run its earlier stages first")
+
+
+def saes(runs: Sequence[EmergenceRun]) -> dict[str, Any]:
+    """Table 1: each SAE's metrics on held-out prompts by timestep, the mean over seeds."""
+    found: dict[str, Any] = {}
+    for stream in runs[0].streams():
+        for k in runs[0].recipe.k:
+            own = [read_json(run.folder / "saes" / f"{stream}.k{k}" / "metrics.json") for run in runs]
+            found[f"{stream}.k{k}"] = {
+                t: {name: sum(one[t][name] for one in own) / len(own) for name in own[0][t]} for t in own[0]
+            }
+    return found
+
+
+def composition(runs: Sequence[EmergenceRun]) -> dict[str, Any]:
+    """IoU of every way of reading, with intervals over the images of all runs."""
+    tensors = [load_file(run.folder / "reading" / "iou.safetensors") for run in runs]
+    images = torch.cat([one["image"] + 10_000_000 * place for place, one in enumerate(tensors)])
+    readings = [read_json(run.folder / "reading.json")["readings"] for run in runs]
+    found = {}
+    for name, facts in readings[0].items():
+        rows = torch.cat([one[name] for one in tensors])
+        validation = [one[name].get("validation") for one in readings]
+        figure = {**facts, **mean_iou(rows, images).to_dict(), "targets": len(rows)}
+        found[name] = figure if None in validation else {**figure, "validation": sum(validation) / len(runs)}
+    return found
+
+
+def layout(runs: Sequence[EmergenceRun]) -> dict[str, Any]:
+    """Success by stage and method, and how far the images moved."""
+    told = [read_json(run.folder / "layout.json") for run in runs]
+    found: dict[str, Any] = {"edit": told[0]["edit"], "chance": 0.25, "stages": {}}
+    count = len(told[0]["objects"]) * told[0]["seeds"]
+    plain = [sheet(run, "layout", "plain", count) for run in runs]
+    found["unedited"] = figure([hits(r, t, tiled(p, t)) for r, t, p in zip(runs, told, plain, strict=True)])
+    for stage in told[0]["stages"]:
+        rows: dict[str, Any] = {"strength": [one["stages"][stage]["strength"] for one in told]}
+        for method in METHODS:
+            images = [sheet(run, "layout", f"{stage}.{method}", 4 * count) for run in runs]
+            rate = [hits(r, t, x) for r, t, x in zip(runs, told, images, strict=True)]
+            moved = [far(r, tiled(p, t), x) for r, t, p, x in zip(runs, told, plain, images, strict=True)]
+            rows[method] = {**figure(rate), "perceptual": figure(moved), "by_object": by_object(told[0], rate)}
+        found["stages"][stage] = rows
+    return found
+
+
+def sheet(run: EmergenceRun, folder: str, name: str, count: int) -> Tensor:
+    """The images that a stage saved under a name."""
+    return read_sheet(run.folder / folder / f"{name}.png", count, run.model.image_size)
+
+
+def tiled(plain: Tensor, told: dict[str, Any]) -> Tensor:
+    """Unedited images (objects * seeds, ...) in the order of the edited ones: object, quadrant, seed."""
+    seeds, quadrants = told["seeds"], len(told["quadrants"])
+    return torch.cat([part.repeat(quadrants, 1, 1, 1) for part in plain.split(seeds)])
+
+
+def hits(run: EmergenceRun, told: dict[str, Any], images: Tensor) -> Tensor:
+    """Whether each image has its object in the quadrant that was asked for."""
+    parts = images.split(told["seeds"] * len(told["quadrants"]))
+    return torch.cat(
+        [success(run, part, kind, told["seeds"]) for kind, part in zip(told["objects"], parts, strict=True)]
+    )
+
+
+def by_object(told: dict[str, Any], rates: Sequence[Tensor]) -> dict[str, float]:
+    """Each object's success over all runs."""
+    parts = [rate.split(told["seeds"] * len(told["quadrants"])) for rate in rates]
+    return {kind: float(torch.cat([p[i] for p in parts]).mean()) for i, kind in enumerate(told["objects"])}
+
+
+def style(runs: Sequence[EmergenceRun]) -> dict[str, Any]:
+    """Table 5: success, rise of the similarity, share recognised as the style, distance, by stage, style and method."""
+    told = [read_json(run.folder / "style.json") for run in runs]
+    found: dict[str, Any] = {"edit": told[0]["edit"], "stages": {}}
+    plain = [sheet(run, "style", "plain", told[0]["images"]) for run in runs]
+    for stage in told[0]["stages"]:
+        own: dict[str, Any] = {"strength": [one["stages"][stage]["strength"] for one in told], "styles": {}}
+        every: dict[str, dict[str, list[Tensor]]] = {method: {} for method in METHODS}
+        for name in told[0]["styles"]:
+            own["styles"][name] = {}
+            for method in METHODS:
+                rows = painted(runs, plain, stage, name, method)
+                own["styles"][name][method] = {key: figure([value]) for key, value in rows.items()}
+                for key, value in rows.items():
+                    every[method].setdefault(key, []).append(value)
+        own |= {method: {key: figure(values) for key, values in rows.items()} for method, rows in every.items()}
+        found["stages"][stage] = own
+    return found
+
+
+def painted(
+    runs: Sequence[EmergenceRun], plain: Sequence[Tensor], stage: str, name: str, method: str
+) -> dict[str, Tensor]:
+    """Per-image figures of one style, method and stage, all runs in one."""
+    found: dict[str, list[Tensor]] = {}
+    for run, before in zip(runs, plain, strict=True):
+        after = sheet(run, "style", f"{stage}.{name}.{method}", len(before))
+        clip, place = run.world.clip, run.world.styles.index(name)
+        text, old, new = clip.text([STYLE_WORDS[name]])[0], clip.image(before), clip.image(after)
+        rows = {
+            "success": similarity_rose(old, new, text), "before": cosine(old, text), "after": cosine(new, text),
+            "recognised": (style_of(run.world, after) == place).float(),
+            "recognised_before": (style_of(run.world, before) == place).float(), "perceptual": far(run, before, after),
+        }  # fmt: skip
+        for key, value in rows.items():
+            found.setdefault(key, []).append(value)
+    return {key: torch.cat(values) for key, values in found.items()}
+
+
+@torch.no_grad()
+def far(run: EmergenceRun, before: Tensor, after: Tensor) -> Tensor:
+    """The perceptual distance of each pair of images."""
+    tagger = run.world.tagger
+    distance = load_perceptual(
+        lambda x: tagger(pixel_values=x, output_hidden_states=True).hidden_states, NAMES["perceptual"]
+    )
+    return torch.cat([distance(a, b) for a, b in zip(before.split(128), after.split(128), strict=True)])
+
+
+def figure(parts: Sequence[Tensor]) -> dict[str, Any]:
+    """Mean and interval over all images of all parts."""
+    return bootstrap(row_mean, torch.cat(list(parts)).double()).to_dict()
+
+
+def evolution(runs: Sequence[EmergenceRun]) -> dict[str, Any]:
+    """Table 3: cohesion and similarity of each dictionary's concepts; of the first seed, intervals over concepts."""
+    run, found = runs[0], {}
+    for site in run.recipe.sites:
+        for stage in run.steps_at:
+            for k in run.recipe.k:
+                name = f"{stream_name(site, stage, 'cond')}.k{k}"
+                dictionary = things(run, run.dictionary(name))
+                found[name] = {
+                    "stage": stage, "site": site, "k": k, "entries": len(dictionary),
+                    **{f"{key}{'' if single else '_several'}": plain(measure(dictionary, single=single).to_dict())
+                       for key, measure in (("cohesion", cohesion), ("similarity", similarity))
+                       for single in (True, False)},
+                }  # fmt: skip
+    return found
+
+
+def plain(figures: dict[str, Any]) -> dict[str, Any]:
+    """NaN as None, for JSON."""
+    return {key: as_plain(value) for key, value in figures.items()}
+
+
+def headline(run: EmergenceRun, found: dict[str, Any]) -> dict[str, Any]:
+    """The three figures by stage that the experiment is about. The site and k of the composition are validation's choice."""
+    readings = found["composition"]
+    mine = {
+        n: f for n, f in readings.items() if f["kind"] == "sae" and f["half"] == "cond" and f["stage"] in run.steps_at
+    }
+    sites = {(f["site"], f["k"]) for f in mine.values()}
+    best = max(sorted(sites), key=lambda one: sum(f["validation"] for f in mine.values() if (f["site"], f["k"]) == one))
+    grid = run.model.site(best[0]).grid
+    mean_map, chance = readings[f"mean_map.{grid[0]}x{grid[1]}"]["value"], readings["chance.shifted"]["value"]
+    iou = {
+        f["stage"]: {**short(f), "mean_map": mean_map, "chance": chance, "site": best[0], "k": best[1]}
+        for f in mine.values() if (f["site"], f["k"]) == best
+    }  # fmt: skip
+    spatial = {s: {**short(f["concept"]), "chance": 0.25} for s, f in found["layout"]["stages"].items()}
+    control = {s: f["random_directions"]["success"]["value"] for s, f in found["style"]["stages"].items()}
+    styles = {s: {**short(f["concept"]["success"]), "chance": control[s]} for s, f in found["style"]["stages"].items()}
+    return {"spatial_success": spatial, "global_success": styles, "composition_iou": iou}
+
+
+def short(f: dict[str, Any]) -> dict[str, Any]:
+    """The figure alone."""
+    return {key: f[key] for key in ("value", "low", "high", "n")}

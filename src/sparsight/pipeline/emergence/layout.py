@@ -1,0 +1,129 @@
+"""Move objects: every object to every quadrant, at every stage, beside controls (section 5 and table 4 of the paper)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sparsight.errors import SparsightError
+from sparsight.files import write_json
+from sparsight.images import write_sheet
+from sparsight.metrics import QUADRANTS, quadrant_region, quadrant_success
+from sparsight.pipeline.emergence import edits
+from sparsight.pipeline.emergence.calibrate import calibrated
+from sparsight.pipeline.emergence.reading import things
+from sparsight.pipeline.emergence.recipe import EditConfig
+from sparsight.pipeline.emergence.run import stream_name
+from sparsight.steering import SpatialEdit, spatial_edit, stage_window
+from sparsight.worlds.scenes.judges import localise, prompt_for
+
+if TYPE_CHECKING:
+    from sparsight.pipeline.emergence.run import EmergenceRun
+
+VALIDATION, TEST = 1_000_000, 2_000_000  # where the numbers of the noise of these images begin
+
+
+def layout_stage(run: EmergenceRun) -> None:
+    """`layout/`: a sheet of images for each stage and method, `plain.png`; `layout.json` says what is on them."""
+    folder, objects = run.own_folder("layout", "layout"), run.recipe.objects or run.world.kinds
+    config = calibrated(run, "layout", run.recipe.layout, lambda c, s: try_strength(run, c, objects, "early", s))
+    found: dict[str, Any] = {"objects": list(objects), "quadrants": list(QUADRANTS), "seeds": config.test, "stages": {}}
+    plain = {kind: drawn(run, kind, TEST, config.test) for kind in objects}
+    write_sheet(folder / "plain.png", torch.cat([one.images for one in plain.values()]))
+    for done, stage in enumerate(run.steps_at):
+        trials = [try_strength(run, config, objects, stage, s) for s in config.strengths]
+        choice = edits.chosen(trials)
+        found["stages"][stage] = {"trials": trials, "strength": choice["strength"], "objects": {}}
+        sheets: dict[str, list[Tensor]] = {method: [] for method in edits.METHODS}
+        for place, kind in enumerate(objects):
+            run.report.update(done * len(objects) + place, 3 * len(objects), f"{stage}, {kind}")
+            facts, images = move(run, config, kind, stage, choice["strength"], plain[kind])
+            found["stages"][stage]["objects"][kind] = facts
+            for method, own in images.items():
+                sheets[method].append(own)
+        for method, parts in sheets.items():
+            write_sheet(folder / f"{stage}.{method}.png", torch.cat(parts))
+    write_json(run.folder / "layout.json", {**found, "edit": vars(config)})
+
+
+def drawn(run: EmergenceRun, kind: str, base: int, count: int) -> edits.Plain:
+    """`count` unedited images with one object each."""
+    numbers = [base + 1000 * run.world.kinds.index(kind) + i for i in range(count)]
+    return edits.draw_plain(run, [prompt_for(kind, n) for n in numbers], numbers)
+
+
+def prompts_of(run: EmergenceRun, kind: str, base: int, count: int) -> list[str]:
+    """Their prompts, once for every quadrant."""
+    numbers = [base + 1000 * run.world.kinds.index(kind) + i for i in range(count)]
+    return [prompt_for(kind, n) for n in numbers] * len(QUADRANTS)
+
+
+def editor(
+    run: EmergenceRun, config: EditConfig, kind: str, stage: str, strength: float, count: int
+) -> SpatialEdit | None:
+    """The edit that puts a kind into each quadrant, `count` images of each; None where no latent stands for the kind."""
+    name = f"{stream_name(config.site, stage, 'cond')}.k{config.k}"
+    dictionary = things(run, run.dictionary(name)).at_least(share=config.share)
+    try:
+        hits = dictionary.find(kind)
+    except SparsightError:
+        return None
+    latents = sorted(hit.latent for hit in (hits[: config.most] if config.most else hits))
+    sae = run.sae(stream_name(config.site, stage, "cond"), config.k)
+    grid = run.model.site(config.site).grid
+    region = torch.cat([quadrant_region(q, grid).expand(count, *grid) for q in QUADRANTS])
+    edit = spatial_edit(
+        sae, latents, region, site=config.site, beta=1.0, normaliser=config.normaliser, scope=config.scope,
+        window=stage_window(stage),
+    )  # fmt: skip
+    found = edits.at_strength(edit, edits.tokens_of(run, config.site, stage), strength)
+    assert isinstance(found, SpatialEdit)
+    return found
+
+
+def try_strength(
+    run: EmergenceRun, config: EditConfig, objects: tuple[str, ...], stage: str, strength: float
+) -> dict[str, Any]:
+    """How often a strength puts objects of validation images where they are asked to go."""
+    hits = []
+    for kind in objects:
+        plain = drawn(run, kind, VALIDATION, config.validation)
+        edit = editor(run, config, kind, stage, strength, config.validation)
+        if edit is None:
+            hits.append(success(run, plain.images.repeat(len(QUADRANTS), 1, 1, 1), kind, config.validation))
+            continue
+        state = plain.states[stage].repeat(len(QUADRANTS), 1, 1, 1)
+        images, _ = edits.draw_edited(run, prompts_of(run, kind, VALIDATION, config.validation), state, stage, edit)
+        hits.append(success(run, images, kind, config.validation))
+    rate = torch.cat(hits)
+    return {"strength": strength, "success": float(rate.mean()), "n": len(rate)}
+
+
+def success(run: EmergenceRun, images: Tensor, kind: str, count: int) -> Tensor:
+    """1 where the kind's centre lies in the quadrant that was asked for, for `count` images of each quadrant."""
+    where = localise(run.world, images, kind)
+    return torch.cat([quadrant_success(part, q) for part, q in zip(where.split(count), QUADRANTS, strict=True)])
+
+
+def move(
+    run: EmergenceRun, config: EditConfig, kind: str, stage: str, strength: float, plain: edits.Plain
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A kind's test images by method, quadrant by quadrant, and how they were made."""
+    edit = editor(run, config, kind, stage, strength, config.test)
+    if edit is None:
+        unedited = plain.images.repeat(len(QUADRANTS), 1, 1, 1)
+        return {"latents": []}, dict.fromkeys(edits.METHODS, unedited)
+    assert edit.region is not None
+    quarter = edit.region[:: config.test]
+    sample = edits.tokens_of(run, config.site, stage, len(quarter))
+    methods = edits.with_controls(replace(edit, region=quarter), sample, run.recipe.seed)
+    prompts, state = prompts_of(run, kind, TEST, config.test), plain.states[stage].repeat(len(QUADRANTS), 1, 1, 1)
+    images, strengths = {}, {}
+    for name, own in methods.items():
+        assert isinstance(own, SpatialEdit)
+        placed = replace(own, region=edit.region)
+        images[name], strengths[name] = edits.draw_edited(run, prompts, state, stage, placed)
+    return {"latents": list(edit.latents), "beta": edit.alpha, "measured_strength": strengths}, images

@@ -1,0 +1,121 @@
+"""Tables for docs/results: several seeds pooled into one JSON, and the page that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsight.files import atomic, write_json
+from sparsight.pipeline.emergence.edits import METHODS
+from sparsight.pipeline.emergence.evaluate import pooled_metrics
+from sparsight.pipeline.emergence.recipe import STAGES
+
+if TYPE_CHECKING:
+    from sparsight.pipeline.emergence.run import EmergenceRun
+
+
+def write_results(runs: Sequence[EmergenceRun], out: Path, command: str) -> dict[str, Any]:
+    """Write `out`.json and `out`.tables.md (tables only; the page around them is written by people)."""
+    metrics = {**pooled_metrics(runs), "command": command}
+    write_json(out.with_suffix(".json"), metrics)
+    with atomic(out.with_suffix(".tables.md")) as temporary:
+        temporary.write_text(tables(metrics), "utf-8")
+    return metrics
+
+
+def tables(metrics: Mapping[str, Any]) -> str:
+    """The tables in Markdown."""
+    parts = [
+        f"Made by `{metrics['command']}`; seeds {metrics['seeds']}, 95 % bootstrap intervals over images.",
+        "## Composition: mean IoU on test prompts, by block, stage and half", composition(metrics["composition"]),
+        "## The same with other ways of reading", baselines(metrics["composition"]),
+        "## One SAE across time", across(metrics["composition"]),
+        "## Layout: share of objects in the quadrant that was asked for", layout(metrics["layout"]),
+        "## Style", style(metrics["style"]),
+        "## Cohesion, and similarity between concepts", evolution(metrics["evolution"]),
+        "## SAEs (Table 1): scaled MSE, explained variance in %", saes(metrics["saes"]),
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def shown(figure: Mapping[str, Any], digits: int = 3) -> str:
+    """A figure with its interval."""
+    if figure["value"] is None:
+        return "-"
+    return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows))
+
+
+def composition(readings: Mapping[str, Any]) -> str:
+    """A row for each block, half and k."""
+    mine = [f for f in readings.values() if f["kind"] == "sae" and f["stage"] in STAGES]
+    keys = sorted({(f["site"], f["half"], f["k"]) for f in mine})
+    rows = []
+    for key in keys:
+        own = {f["stage"]: f for f in mine if (f["site"], f["half"], f["k"]) == key}
+        rows.append([key[0], key[1], str(key[2]), *(shown(own[stage]) for stage in STAGES)])
+    return table(["site", "half", "k", *STAGES], rows)
+
+
+def baselines(readings: Mapping[str, Any]) -> str:
+    """Chance, mean maps, cross-attention, PCA."""
+    rows = [[n, shown(f)] for n, f in readings.items() if f["kind"] != "sae"]
+    return table(["reading", "IoU"], rows)
+
+
+def across(readings: Mapping[str, Any]) -> str:
+    """IoU of the SAE across time by timestep."""
+    rows = [[f["site"], str(f["k"]), str(f["t"]), shown(f)] for f in readings.values() if f.get("stage") == "all"]
+    return table(["site", "k", "t", "IoU"], rows)
+
+
+def layout(found: Mapping[str, Any]) -> str:
+    """Success by stage and method, with the distance from the unedited image."""
+    rows = []
+    for stage, own in found["stages"].items():
+        strengths = ", ".join(f"{s:g}" for s in own["strength"])
+        far = own["concept"]["perceptual"]
+        rows.append([stage, strengths, *(shown(own[method]) for method in METHODS), shown(far)])
+    head = table(["stage", "strength", *METHODS, "distance (concept)"], rows)
+    return f"{head}\n\nUnedited images: {shown(found['unedited'])}; by chance 0.25. The edit: {found['edit']}"
+
+
+def style(found: Mapping[str, Any]) -> str:
+    """Success, similarity, recognition and distance by stage and method, and success by style."""
+    rows = []
+    for stage, own in found["stages"].items():
+        for method in METHODS:
+            f = own[method]
+            keys = ("success", "before", "after", "recognised_before", "recognised", "perceptual")
+            rows.append([stage, method, *(shown(f[key]) for key in keys)])
+    head = ["stage", "method", "success", "CLIP before", "CLIP after", "recognised before", "recognised", "distance"]
+    names = list(next(iter(found["stages"].values()))["styles"])
+    each = [[s, *(shown(own["styles"][n]["concept"]["success"]) for n in names)] for s, own in found["stages"].items()]
+    return f"{table(head, rows)}\n\n{table(['stage', *names], each)}\n\nThe edit: {found['edit']}"
+
+
+def evolution(found: Mapping[str, Any]) -> str:
+    """A row for each dictionary, with and without concepts of a single label."""
+    keys = ("cohesion", "cohesion_several", "similarity", "similarity_several")
+    rows = [
+        [f["site"], f["stage"], str(f["k"]), str(f["entries"]), *(shown(f[key]) for key in keys)]
+        for f in found.values()
+    ]
+    return table(["site", "stage", "k", "entries", *keys], rows)
+
+
+def saes(found: Mapping[str, Any]) -> str:
+    """The paper's two metrics for every SAE and timestep."""
+    rows = []
+    for name, stamps in found.items():
+        for t, own in stamps.items():
+            explained = 100 * own["explained_variance"]
+            rows.append(
+                [name, t, f"{own['scaled_mse']:.4f}", f"{explained:.1f}", f"{own['l0']:.1f}", f"{own['dead']:.1%}"]
+            )
+    return table(["SAE", "t", "scaled MSE", "EV %", "L0", "dead"], rows)

@@ -1,0 +1,168 @@
+"""Bring in a style: one latent everywhere, at every stage, beside controls (section 5 and table 5 of the paper)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sparsight.concepts import ConceptDictionary, match_by_labels
+from sparsight.errors import SparsightError
+from sparsight.files import write_json
+from sparsight.images import write_sheet
+from sparsight.metrics import similarity_rose
+from sparsight.pipeline.emergence import edits
+from sparsight.pipeline.emergence.calibrate import calibrated
+from sparsight.pipeline.emergence.recipe import EditConfig
+from sparsight.pipeline.emergence.run import stream_name
+from sparsight.steering import GlobalEdit, global_edit, stage_window
+from sparsight.worlds.scenes.captions import STYLE_WORDS
+from sparsight.worlds.scenes.judges import without_style
+
+if TYPE_CHECKING:
+    from sparsight.pipeline.emergence.run import EmergenceRun
+
+VALIDATION, TEST = 3_000_000, 4_000_000  # where the numbers of the noise of these images begin
+BATCH = 25
+
+
+def style_stage(run: EmergenceRun) -> None:
+    """`style/`: a sheet for each stage, style and method, `plain.png`; `style.json` says what is on them."""
+    folder, styles, own = run.own_folder("style", "style"), run.recipe.styles or run.world.styles, run.recipe.style
+    plain, validation = drawn(run, TEST, own.test), drawn(run, VALIDATION, own.validation)
+    config = calibrated(run, "style", own, lambda c, s: try_strength(run, c, styles, "middle", s, validation))
+    write_sheet(folder / "plain.png", torch.cat([part.images for part in plain]))
+    found: dict[str, Any] = {"styles": list(styles), "images": config.test, "stages": {}}
+    for done, stage in enumerate(run.steps_at):
+        trials = [try_strength(run, config, styles, stage, s, validation) for s in config.strengths]
+        choice = edits.chosen(trials)
+        found["stages"][stage] = {"trials": trials, "strength": choice["strength"], "styles": {}}
+        for place, style in enumerate(styles):
+            run.report.update(done * len(styles) + place, 3 * len(styles), f"{stage}, {style}")
+            facts, images = paint(run, config, style, stage, choice["strength"], plain)
+            found["stages"][stage]["styles"][style] = facts
+            for method, painted in images.items():
+                write_sheet(folder / f"{stage}.{style}.{method}.png", painted)
+    write_json(run.folder / "style.json", {**found, "edit": vars(config)})
+
+
+def prompts_of(base: int, count: int) -> list[str]:
+    """Prompts of the split "test" that name no style; validation and test are different scenes."""
+    from sparsight.worlds.scenes.world import Scenes
+
+    scenes = Scenes("test")
+    return [without_style(scenes.scene(n)) for n in range(base, base + count)]
+
+
+def drawn(run: EmergenceRun, base: int, count: int) -> list[edits.Plain]:
+    """`count` unedited images, a few at a time."""
+    prompts = prompts_of(base, count)
+    return [
+        edits.draw_plain(run, prompts[i : i + BATCH], list(range(base + i, base + min(i + BATCH, count))))
+        for i in range(0, count, BATCH)
+    ]
+
+
+def latent_of(run: EmergenceRun, config: EditConfig, style: str, stage: str) -> tuple[int, str] | None:
+    """The latent that stands for a style at a stage, and how it was found; None where none can be.
+
+    The one with the best F1 of "this style" against the other styles among all that have it (the paper picks by hand).
+    Where no entry holds the style: the partner, by labels, of the one in the middle stage.
+    """
+    own = styles_of(run, config, stage)
+    try:
+        return best_of(own, style), "its own entry"
+    except SparsightError:
+        pass
+    try:
+        partner = match_by_labels(
+            styles_of(run, config, "middle"), own, [best_of(styles_of(run, config, "middle"), style)]
+        )
+        return partner[0].partner, "matched to the middle stage"
+    except SparsightError:
+        return None
+
+
+def styles_of(run: EmergenceRun, config: EditConfig, stage: str) -> ConceptDictionary:
+    """The dictionary of a stage with nothing but styles."""
+    return run.dictionary(f"{stream_name(config.site, stage, 'cond')}.k{config.k}").only(run.world.styles)
+
+
+def best_of(dictionary: ConceptDictionary, style: str) -> int:
+    """The latent with the best F1 of its share of this style and its recall of it."""
+    hits = dictionary.find(style)
+    return max(hits, key=lambda hit: (hit.share * hit.recall / (hit.share + hit.recall), -hit.latent)).latent
+
+
+def editor(run: EmergenceRun, config: EditConfig, style: str, stage: str, strength: float) -> GlobalEdit | None:
+    """The edit that brings a style in; None where no latent stands for it."""
+    found = latent_of(run, config, style, stage)
+    if found is None:
+        return None
+    sae = run.sae(stream_name(config.site, stage, "cond"), config.k)
+    edit = global_edit(
+        sae, [found[0]], site=config.site, beta=1.0, normaliser=config.normaliser, scope=config.scope,
+        window=stage_window(stage),
+    )  # fmt: skip
+    at = edits.at_strength(edit, edits.tokens_of(run, config.site, stage), strength)
+    assert isinstance(at, GlobalEdit)
+    return at
+
+
+def try_strength(
+    run: EmergenceRun,
+    config: EditConfig,
+    styles: tuple[str, ...],
+    stage: str,
+    strength: float,
+    plain: list[edits.Plain],
+) -> dict[str, Any]:
+    """How often a strength brings validation images nearer to the style's words."""
+    hits = []
+    for style in styles:
+        edit = editor(run, config, style, stage, strength)
+        before = torch.cat([part.images for part in plain])
+        after = before if edit is None else repaint(run, plain, stage, edit, VALIDATION)[0]
+        hits.append(nearer(run, before, after, style))
+    rate = torch.cat(hits)
+    return {"strength": strength, "success": float(rate.mean()), "n": len(rate)}
+
+
+def nearer(run: EmergenceRun, before: Tensor, after: Tensor, style: str) -> Tensor:
+    """1 where an image came nearer to the style's words in the world's CLIP: (n,)."""
+    clip = run.world.clip
+    return similarity_rose(clip.image(before), clip.image(after), clip.text([STYLE_WORDS[style]])[0])
+
+
+def repaint(
+    run: EmergenceRun, plain: list[edits.Plain], stage: str, edit: GlobalEdit, base: int
+) -> tuple[Tensor, float]:
+    """All images edited, and the mean strength that was measured."""
+    done, strengths, start = [], [], 0
+    prompts = prompts_of(base, sum(len(part.images) for part in plain))
+    for part in plain:
+        own = prompts[start : start + len(part.images)]
+        images, strength = edits.draw_edited(run, own, part.states[stage], stage, edit)
+        done.append(images)
+        strengths.append(strength)
+        start += len(own)
+    return torch.cat(done), sum(strengths) / len(strengths)
+
+
+def paint(
+    run: EmergenceRun, config: EditConfig, style: str, stage: str, strength: float, plain: list[edits.Plain]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A style's test images by method, and how they were made."""
+    edit = editor(run, config, style, stage, strength)
+    if edit is None:
+        unedited = torch.cat([part.images for part in plain])
+        return {"latents": []}, dict.fromkeys(edits.METHODS, unedited)
+    images, strengths = {}, {}
+    methods = edits.with_controls(edit, edits.tokens_of(run, config.site, stage), run.recipe.seed)
+    for name, own in methods.items():
+        assert isinstance(own, GlobalEdit)
+        images[name], strengths[name] = repaint(run, plain, stage, own, TEST)
+    found = latent_of(run, config, style, stage)
+    how = found[1] if found else ""
+    return {"latents": list(edit.latents), "found": how, "beta": edit.alpha, "measured_strength": strengths}, images
