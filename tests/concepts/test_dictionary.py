@@ -148,6 +148,15 @@ def test_rare_labels_can_be_left_out():
     assert len(dictionary.at_least(4)) == 0 and len(dictionary) == 3
 
 
+def test_entries_can_be_kept_to_some_labels():
+    dictionary = planted()
+    assert dictionary.only(["tree"]).labels_of(0) == [("tree", 1)]
+    assert dictionary.only([]).labels_of(0) == [] and dictionary.only(dictionary.labels).labels_of(0) == [
+        ("cat", 3),
+        ("tree", 1),
+    ]
+
+
 def test_embeddings_are_means_with_and_without_repeats():
     maps, objects = random_case(1)
     dictionary = built(maps, objects, DictionaryConfig(iou=0.15))

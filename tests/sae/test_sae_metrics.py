@@ -6,6 +6,7 @@ import torch
 from sparsight.activations import TokenBatch
 from sparsight.errors import SparsightError
 from sparsight.sae import SAE, SAEConfig, evaluate_sae
+from sparsight.sae.metrics import explained_variance
 
 
 @pytest.fixture
@@ -68,3 +69,14 @@ def test_mistakes_are_named(sae):
         evaluate_sae(sae, [])
     with pytest.raises(SparsightError, match="TokenBatches"):
         evaluate_sae(sae, [torch.zeros(3, 8)], bins=[0, 10])
+
+
+def test_the_paper_s_two_metrics_are_scikit_learn_s(sae):
+    from sklearn.metrics import explained_variance_score, mean_squared_error
+
+    x = torch.randn(300, 8, generator=torch.Generator().manual_seed(1)) * torch.arange(1.0, 9.0) + 20
+    out = sae(x).detach().double().numpy()
+    found = explained_variance(sae, x)
+    assert found["explained_variance"] == pytest.approx(explained_variance_score(x.double(), out), rel=1e-6)
+    spread = float(x.double().var(0, correction=0).mean())
+    assert found["scaled_mse"] == pytest.approx(mean_squared_error(x.double(), out) / spread, rel=1e-6)

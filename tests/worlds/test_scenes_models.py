@@ -7,6 +7,7 @@ from diffusers import StableDiffusionPipeline
 from sparsight import SparsightError
 from sparsight.pipeline.reporter import Silent
 from sparsight.worlds import load_avatars, load_world
+from sparsight.worlds.scenes import denoiser as dn
 from sparsight.worlds.scenes import unet as un
 from sparsight.worlds.scenes.annotators import SEGMENTS, boxes, build_annotator, segment_logits, segments
 from sparsight.worlds.scenes.build import build
@@ -137,3 +138,25 @@ def test_missing_weights_are_said_in_words(tmp_path):
         ScenesWorld(tmp_path).pipeline()
     with pytest.raises(SparsightError, match=r"no trained segmenter in .*none: .*world build scenes"):
         _ = ScenesWorld(tmp_path / "none").segmenter
+
+
+def test_the_blocks_outside_the_middle_can_be_kept_from_the_text():
+    torch.manual_seed(0)
+    model = dn.TextToImage().eval()
+    x, t = torch.randn(1, 8, 16, 16), torch.tensor([500])
+    said, blank = (encode_words(build_tokenizer(), [text]) for text in ("a cat on a beach", ""))
+    with torch.no_grad():
+        told, untold, half = model(x, t, said), model(x, t, blank), model(x, t, said, blank)
+        assert torch.equal(model(x, t, said, said), told) and torch.equal(model(x, t, blank, blank), untold)
+    assert not torch.allclose(half, told, atol=1e-3) and not torch.allclose(half, untold, atol=1e-3)
+
+
+def test_half_of_the_times_are_uniform_and_half_where_objects_are_decided():
+    generator = torch.Generator().manual_seed(0)
+    times = torch.stack([dn._times(16, 1000, generator) for _ in range(500)])
+    assert times.min() >= 0 and times.max() < 1000
+    even, odd = times[:, ::2].double(), times[:, 1::2].double()
+    assert abs(float(even.mean()) - 500) < 35 and abs(float(even.std()) - 289) < 10
+    logit = (odd / 1000).logit().flatten()
+    logit = logit[logit.isfinite()]
+    assert abs(float(logit.mean()) - 0.4) < 0.2 and abs(float(logit.std()) - 1) < 0.15

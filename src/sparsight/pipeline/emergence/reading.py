@@ -13,6 +13,7 @@ from torch import Tensor
 from sparsight.concepts import ConceptReader, KnownNouns, MeanMap, PcaCoder, Tally, Targets, chance_iou, targets_of
 from sparsight.concepts.baselines import attention_scores, token_places
 from sparsight.concepts.tally import mean_iou
+from sparsight.errors import SparsightError
 from sparsight.files import atomic, write_json
 from sparsight.pipeline.emergence.attention import attention_of
 from sparsight.pipeline.emergence.dictionaries import codes, make, objects_of
@@ -80,7 +81,13 @@ def split_of(run: EmergenceRun, use: str) -> Split:
     """The targets of a use of prompts: the objects that a prompt names and that were found in its image."""
     numbers, nouns = run.numbers(use), KnownNouns(run.world.kinds)
     asked = [nouns(prompt) for prompt in run.prompts.batch(numbers)]
-    return Split(numbers, targets_of(objects_of(run, numbers), asked, run.words, run.model.image_size))
+    targets = targets_of(objects_of(run, numbers), asked, run.words, run.model.image_size)
+    if not targets.nouns:
+        raise SparsightError(
+            f"none of the objects that the {len(numbers)} {use} prompts name was found in its image: use more prompts, "
+            "or a model that draws what it is told"
+        )
+    return Split(numbers, targets)
 
 
 def things(run: EmergenceRun, dictionary: ConceptDictionary) -> ConceptDictionary:

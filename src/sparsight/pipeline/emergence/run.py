@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -56,12 +57,16 @@ class EmergenceRun(Run):
 
     @cached_property
     def world(self) -> ScenesWorld:
-        """The world of the recipe: one with prompts, masks and styles."""
-        if self.recipe.world.removeprefix("worlds/") != "scenes":
+        """The world of the recipe, one with prompts, masks and styles: "scenes", or a folder of its models."""
+        name = self.recipe.world
+        if name.removeprefix("worlds/") == "scenes":
+            return ScenesWorld()
+        if not Path(name).is_dir():
             raise SparsightError(
-                f"this needs a world with prompts and masks, and {self.recipe.world} is none: use scenes"
+                f"this needs a world with prompts and masks, and {name!r} is none: use scenes, or the folder that "
+                "`sparsight world build scenes` wrote"
             )
-        return ScenesWorld()
+        return ScenesWorld(Path(name))
 
     @cached_property
     def prompts(self) -> Captions:

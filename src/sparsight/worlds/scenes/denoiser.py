@@ -103,8 +103,7 @@ def _loss(
     def loss(generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(latents), (count,), generator=generator)
         x0, (tokens, outside) = latents[chosen].float(), captions(chosen, generator)
-        # One time from each of `count` equal spans: the same average as independent times, with less noise.
-        t = ((torch.arange(count) + torch.rand(count, generator=generator)) * (len(alphas) / count)).long()
+        t = _times(count, len(alphas), generator)
         noise = torch.randn(x0.shape, generator=generator)
         signal, sigma = alphas[t].sqrt().view(-1, 1, 1, 1), (1 - alphas[t]).sqrt().view(-1, 1, 1, 1)
         x_t = (signal * x0 + sigma * noise).contiguous(memory_format=torch.channels_last)
@@ -113,3 +112,14 @@ def _loss(
         return (predicted.float() - (signal * noise - sigma * x0)).square().mean()
 
     return loss
+
+
+def _times(count: int, total: int, generator: torch.Generator) -> Tensor:
+    """Timesteps (count,) int64: every other one uniform, the rest logit-normal, where objects are decided.
+
+    One from each of `count` equal spans of the quantiles: the same average as independent times, with less noise.
+    Source of the logit-normal: Esser et al. 2024 (arXiv 2403.03206), section 3.1.
+    """
+    share = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    focused = torch.sigmoid(torch.special.ndtri(share.clamp(1e-4, 1 - 1e-4)) + 0.4)
+    return (torch.where(torch.arange(count) % 2 == 0, share, focused) * total).long().clamp_max(total - 1)

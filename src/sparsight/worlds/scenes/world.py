@@ -70,12 +70,17 @@ class ScenesWorld:
     """Everything that is known about scenes. Models are loaded when they are first asked for."""
 
     name = "scenes"
-    model = "worlds/scenes"
     kinds, backgrounds, styles = KINDS, BACKGROUNDS, STYLES
 
     def __init__(self, folder: Path | None = None) -> None:
         """`folder` holds the weights; those that ship with sparsight by default."""
         self.folder = folder or Path(str(files("sparsight") / "worlds" / "scenes" / "weights"))
+        self._own = folder is None
+
+    @property
+    def model(self) -> str:
+        """Where `DiffusionModel.load` finds the world's model."""
+        return "worlds/scenes" if self._own else str(self._trained("model"))
 
     def source(self, split: str) -> Scenes:
         """The scenes of a split."""
