@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= runs/demo
+DEMO_SCENES_OUT ?= runs/demo-scenes
 
-.PHONY: venv demo test check format clean
+.PHONY: venv demo demo-scenes test check format clean
 
 venv: $(VENV)/.ready
 
@@ -17,6 +18,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 demo: venv
 	$(BIN)/sparsight run demo --out $(DEMO_OUT)
+
+demo-scenes: venv
+	$(BIN)/sparsight run demo-scenes --out $(DEMO_SCENES_OUT)
 
 check: venv
 	$(BIN)/ruff format --check src tests
