@@ -19,7 +19,7 @@ def print_emergence(metrics: Mapping[str, Any]) -> None:
     """The three figures by stage, beside what they must beat."""
     table = Table(title=f"emergence, seed {', '.join(map(str, metrics['seeds']))}, 95 % intervals")
     for column in ("", *metrics["composition_iou"], "must beat"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column)
     for key, title, others in ROWS:
         figures = metrics[key]
         against = [f"{name.replace('_', ' ')} {figures['early'][name]:.2f}" for name in others]
@@ -28,4 +28,4 @@ def print_emergence(metrics: Mapping[str, Any]) -> None:
 
 
 def _figure(found: Mapping[str, Any]) -> str:
-    return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+    return f"{found['value']:.2f}\n[{found['low']:.2f}, {found['high']:.2f}]"

@@ -23,6 +23,7 @@ from sparsight.worlds.scenes.captions import STYLE_WORDS
 from sparsight.worlds.scenes.judges import style_of
 
 if TYPE_CHECKING:
+    from sparsight.concepts import ConceptDictionary
     from sparsight.pipeline.emergence.run import EmergenceRun
 
 NAMES = {
@@ -192,20 +193,30 @@ def figure(parts: Sequence[Tensor]) -> dict[str, Any]:
 
 
 def evolution(runs: Sequence[EmergenceRun]) -> dict[str, Any]:
-    """Table 3: cohesion and similarity of each dictionary's concepts; of the first seed, intervals over concepts."""
+    """Table 3: cohesion and similarity of each dictionary's concepts, with and without those of a single label.
+
+    Intervals are over the concepts of the first run; `seeds` has every run's value.
+    """
     run, found = runs[0], {}
     for site in run.recipe.sites:
         for stage in run.steps_at:
             for k in run.recipe.k:
                 name = f"{stream_name(site, stage, 'cond')}.k{k}"
-                dictionary = things(run, run.dictionary(name))
-                found[name] = {
-                    "stage": stage, "site": site, "k": k, "entries": len(dictionary),
-                    **{f"{key}{'' if single else '_several'}": plain(measure(dictionary, single=single).to_dict())
-                       for key, measure in (("cohesion", cohesion), ("similarity", similarity))
-                       for single in (True, False)},
-                }  # fmt: skip
+                own = [purity(things(one, one.dictionary(name))) for one in runs]
+                for key, figures in own[0].items():
+                    figures["seeds"] = [one[key]["value"] for one in own]
+                entries = len(things(run, run.dictionary(name)))
+                found[name] = {"stage": stage, "site": site, "k": k, "entries": entries, **own[0]}
     return found
+
+
+def purity(dictionary: ConceptDictionary) -> dict[str, dict[str, Any]]:
+    """Cohesion and similarity of a dictionary, of all its concepts and of those of several labels."""
+    return {
+        f"{name}{'' if single else '_several'}": plain(measure(dictionary, single=single).to_dict())
+        for name, measure in (("cohesion", cohesion), ("similarity", similarity))
+        for single in (True, False)
+    }
 
 
 def plain(figures: dict[str, Any]) -> dict[str, Any]:

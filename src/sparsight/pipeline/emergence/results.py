@@ -30,7 +30,7 @@ def tables(metrics: Mapping[str, Any]) -> str:
         f"Made by `{metrics['command']}`; seeds {metrics['seeds']}, 95 % bootstrap intervals over images.",
         "## Composition: mean IoU on test prompts, by block, stage and half", composition(metrics["composition"]),
         "## The same with other ways of reading", baselines(metrics["composition"]),
-        "## One SAE across time", across(metrics["composition"]),
+        "## One SAE across time", across(metrics["composition"], metrics["saes"]),
         "## Layout: share of objects in the quadrant that was asked for", layout(metrics["layout"]),
         "## Style", style(metrics["style"]),
         "## Cohesion, and similarity between concepts", evolution(metrics["evolution"]),
@@ -68,10 +68,24 @@ def baselines(readings: Mapping[str, Any]) -> str:
     return table(["reading", "IoU"], rows)
 
 
-def across(readings: Mapping[str, Any]) -> str:
-    """IoU of the SAE across time by timestep."""
-    rows = [[f["site"], str(f["k"]), str(f["t"]), shown(f)] for f in readings.values() if f.get("stage") == "all"]
-    return table(["site", "k", "t", "IoU"], rows)
+def across(readings: Mapping[str, Any], saes: Mapping[str, Any]) -> str:
+    """The SAE across time by timestep, beside the separate ones of the same k where there is one."""
+    apart = {(f["site"], f["k"], f["t"]): (name, f) for name, f in readings.items() if separate(f)}
+    rows = []
+    for name, own in readings.items():
+        if own.get("stage") != "all":
+            continue
+        explained = [saes[name.rsplit(".t", 1)[0]][str(own["t"])]["explained_variance"]]
+        beside, other = apart.get((own["site"], own["k"], own["t"]), ("", None))
+        explained += [next(iter(saes[beside].values()))["explained_variance"]] if other else []
+        cells = [shown(own), shown(other) if other else "-", *(f"{100 * e:.1f}" for e in explained), "-"][:4]
+        rows.append([own["site"], str(own["k"]), str(own["t"]), *cells])
+    return table(["site", "k", "t", "IoU", "IoU, separate SAE", "EV %", "EV %, separate"], rows)
+
+
+def separate(f: Mapping[str, Any]) -> bool:
+    """Whether a reading is of an SAE of one stage, on the half that sees the prompt."""
+    return f["kind"] == "sae" and f["half"] == "cond" and f["stage"] in STAGES
 
 
 def layout(found: Mapping[str, Any]) -> str:
