@@ -162,6 +162,16 @@ def test_a_finished_run_does_nothing_again_and_a_change_redoes_what_it_must(run)
     run_recipe(run.recipe, run.folder)
 
 
+def test_a_killed_stage_of_edits_keeps_the_parts_that_are_done(run, monkeypatch):
+    from sparsight.pipeline.emergence import layout
+
+    (run.folder / "layout" / "final.json").unlink()
+    monkeypatch.setattr(layout, "move", lambda *a: pytest.fail("early again") if a[3] != "final" else move(*a))
+    before = (run.folder / "layout" / "final.concept.png").read_bytes()
+    layout.layout_stage(run)
+    assert (run.folder / "layout" / "final.concept.png").read_bytes() == before
+
+
 def test_runs_of_several_seeds_are_pooled_image_by_image(run, tmp_path):
     one = json.loads((run.folder / "metrics.json").read_text())
     two = pooled_metrics([run, run])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from sparsight.diffusion import Conditioning, Intervention, Loop, walk
 from sparsight.errors import SparsightError
+from sparsight.files import read_json, write_json
 from sparsight.pipeline.emergence.saes import by_stamp
 from sparsight.steering import CONCEPT_CONTROLS, ConceptEdit, concept_controls, stage_window
 from sparsight.steering.concept_edit import normalised
@@ -96,3 +98,11 @@ def chosen(trials: Sequence[dict[str, Any]], keep: float = 0.95) -> dict[str, An
     """The weakest strength whose success on the validation images is at least `keep` of the best one's."""
     best = max(trial["success"] for trial in trials)
     return next(t for t in sorted(trials, key=lambda t: t["strength"]) if t["success"] >= keep * best)
+
+
+def once(path: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `work` says, kept at `path`: a part of a stage that is done is not done again."""
+    if not path.exists():
+        write_json(path, work())
+    found: dict[str, Any] = read_json(path)
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,23 +31,30 @@ def layout_stage(run: EmergenceRun) -> None:
     """`layout/`: a sheet of images for each stage and method, `plain.png`; `layout.json` says what is on them."""
     folder, objects = run.own_folder("layout", "layout"), run.recipe.objects or run.world.kinds
     config = calibrated(run, "layout", run.recipe.layout, lambda c, s: try_strength(run, c, objects, "early", s))
-    found: dict[str, Any] = {"objects": list(objects), "quadrants": list(QUADRANTS), "seeds": config.test, "stages": {}}
     plain = {kind: drawn(run, kind, TEST, config.test) for kind in objects}
     write_sheet(folder / "plain.png", torch.cat([one.images for one in plain.values()]))
-    for done, stage in enumerate(run.steps_at):
-        trials = [try_strength(run, config, objects, stage, s) for s in config.strengths]
-        choice = edits.chosen(trials)
-        found["stages"][stage] = {"trials": trials, "strength": choice["strength"], "objects": {}}
-        sheets: dict[str, list[Tensor]] = {method: [] for method in edits.METHODS}
-        for place, kind in enumerate(objects):
-            run.report.update(done * len(objects) + place, 3 * len(objects), f"{stage}, {kind}")
-            facts, images = move(run, config, kind, stage, choice["strength"], plain[kind])
-            found["stages"][stage]["objects"][kind] = facts
-            for method, own in images.items():
-                sheets[method].append(own)
-        for method, parts in sheets.items():
-            write_sheet(folder / f"{stage}.{method}.png", torch.cat(parts))
+    stages = {
+        stage: edits.once(folder / f"{stage}.json", partial(one_stage, run, config, stage, plain))
+        for stage in run.steps_at
+    }
+    found = {"objects": list(objects), "quadrants": list(QUADRANTS), "seeds": config.test, "stages": stages}
     write_json(run.folder / "layout.json", {**found, "edit": vars(config)})
+
+
+def one_stage(run: EmergenceRun, config: EditConfig, stage: str, plain: dict[str, edits.Plain]) -> dict[str, Any]:
+    """Choose a stage's strength, move every object with it, and save the sheets."""
+    trials = [try_strength(run, config, tuple(plain), stage, s) for s in config.strengths]
+    choice, objects = edits.chosen(trials), {}
+    sheets: dict[str, list[Tensor]] = {method: [] for method in edits.METHODS}
+    done = list(run.steps_at).index(stage) * len(plain)
+    for place, (kind, own) in enumerate(plain.items()):
+        run.report.update(done + place, 3 * len(plain), f"{stage}, {kind}")
+        objects[kind], images = move(run, config, kind, stage, choice["strength"], own)
+        for method, parts in sheets.items():
+            parts.append(images[method])
+    for method, parts in sheets.items():
+        write_sheet(run.folder / "layout" / f"{stage}.{method}.png", torch.cat(parts))
+    return {"trials": trials, "strength": choice["strength"], "objects": objects}
 
 
 def drawn(run: EmergenceRun, kind: str, base: int, count: int) -> edits.Plain:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ from sparsight.pipeline.emergence import edits
 from sparsight.pipeline.emergence.calibrate import calibrated
 from sparsight.pipeline.emergence.recipe import EditConfig
 from sparsight.pipeline.emergence.run import stream_name
-from sparsight.steering import GlobalEdit, global_edit, stage_window
+from sparsight.steering import ConceptEdit, GlobalEdit, global_edit, stage_window
 from sparsight.worlds.scenes.captions import STYLE_WORDS
 from sparsight.worlds.scenes.judges import without_style
 
@@ -35,16 +36,21 @@ def style_stage(run: EmergenceRun) -> None:
     write_sheet(folder / "plain.png", torch.cat([part.images for part in plain]))
     found: dict[str, Any] = {"styles": list(styles), "images": config.test, "stages": {}}
     for done, stage in enumerate(run.steps_at):
-        trials = [try_strength(run, config, styles, stage, s, validation) for s in config.strengths]
-        choice = edits.chosen(trials)
-        found["stages"][stage] = {"trials": trials, "strength": choice["strength"], "styles": {}}
+        chosen = edits.once(folder / f"{stage}.json", partial(choose, run, config, styles, stage, validation))
         for place, style in enumerate(styles):
             run.report.update(done * len(styles) + place, 3 * len(styles), f"{stage}, {style}")
-            facts, images = paint(run, config, style, stage, choice["strength"], plain)
-            found["stages"][stage]["styles"][style] = facts
-            for method, painted in images.items():
-                write_sheet(folder / f"{stage}.{style}.{method}.png", painted)
+            work = partial(paint, run, config, style, stage, chosen["strength"], plain)
+            chosen["styles"][style] = edits.once(folder / f"{stage}.{style}.json", work)
+        found["stages"][stage] = chosen
     write_json(run.folder / "style.json", {**found, "edit": vars(config)})
+
+
+def choose(
+    run: EmergenceRun, config: EditConfig, styles: tuple[str, ...], stage: str, validation: list[edits.Plain]
+) -> dict[str, Any]:
+    """The strength of a stage, and what led to it."""
+    trials = [try_strength(run, config, styles, stage, s, validation) for s in config.strengths]
+    return {"trials": trials, "strength": edits.chosen(trials)["strength"], "styles": {}}
 
 
 def prompts_of(base: int, count: int) -> list[str]:
@@ -136,7 +142,7 @@ def nearer(run: EmergenceRun, before: Tensor, after: Tensor, style: str) -> Tens
 
 
 def repaint(
-    run: EmergenceRun, plain: list[edits.Plain], stage: str, edit: GlobalEdit, base: int
+    run: EmergenceRun, plain: list[edits.Plain], stage: str, edit: ConceptEdit, base: int
 ) -> tuple[Tensor, float]:
     """All images edited, and the mean strength that was measured."""
     done, strengths, start = [], [], 0
@@ -152,17 +158,19 @@ def repaint(
 
 def paint(
     run: EmergenceRun, config: EditConfig, style: str, stage: str, strength: float, plain: list[edits.Plain]
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A style's test images by method, and how they were made."""
+) -> dict[str, Any]:
+    """Save a style's test images by method, and say how they were made."""
     edit = editor(run, config, style, stage, strength)
-    if edit is None:
-        unedited = torch.cat([part.images for part in plain])
-        return {"latents": []}, dict.fromkeys(edits.METHODS, unedited)
-    images, strengths = {}, {}
-    methods = edits.with_controls(edit, edits.tokens_of(run, config.site, stage), run.recipe.seed)
-    for name, own in methods.items():
-        assert isinstance(own, GlobalEdit)
-        images[name], strengths[name] = repaint(run, plain, stage, own, TEST)
-    found = latent_of(run, config, style, stage)
-    how = found[1] if found else ""
-    return {"latents": list(edit.latents), "found": how, "beta": edit.alpha, "measured_strength": strengths}, images
+    facts: dict[str, Any] = {"latents": []}
+    images = dict.fromkeys(edits.METHODS, torch.cat([part.images for part in plain]))
+    if edit is not None:
+        methods = edits.with_controls(edit, edits.tokens_of(run, config.site, stage), run.recipe.seed)
+        painted = {name: repaint(run, plain, stage, own, TEST) for name, own in methods.items()}
+        images = {name: own for name, (own, _) in painted.items()}
+        how = latent_of(run, config, style, stage)
+        strengths = {name: measured for name, (_, measured) in painted.items()}
+        facts = {"latents": list(edit.latents), "found": how[1] if how else "", "beta": edit.alpha,
+                 "measured_strength": strengths}  # fmt: skip
+    for method, own in images.items():
+        write_sheet(run.folder / "style" / f"{stage}.{style}.{method}.png", own)
+    return facts
