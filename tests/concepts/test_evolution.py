@@ -11,6 +11,7 @@ from sparsight.concepts import (
     ConceptDictionary,
     cohesion,
     embed_labels,
+    label_agreement,
     match_by_embedding,
     match_by_labels,
     similarity,
@@ -137,3 +138,14 @@ def test_what_cannot_match_is_refused():
     )
     with pytest.raises(SparsightError, match="different word vectors: table and others"):
         match_by_embedding(some, other)
+
+
+def test_agreement_counts_latents_that_keep_their_commonest_label():
+    later = {0: {"cat": 1}, 2: {"dog": 2, "car": 1}, 6: {"tree": 1, "car": 5}, 7: {"cat": 1}}
+    found = label_agreement(of(ENTRIES), of(later))
+    assert found.share.n == 3 and found.share.value == pytest.approx(1 / 3)  # 0 keeps "cat"; 2 and 6 change
+    # shuffled: {cat, car, tree} against {cat, dog, car} agree in 2 of 9 pairs
+    assert found.chance == pytest.approx(2 / 9)
+    assert label_agreement(of(ENTRIES), of({1: {"cat": 1}})).to_dict()["chance"] is None
+    with pytest.raises(SparsightError, match="one by one"):
+        label_agreement(of(ENTRIES), of(later, latents=9))

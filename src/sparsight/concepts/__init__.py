@@ -13,7 +13,7 @@ from sparsight.concepts.dictionary_build import (
     build_dictionary,
     largest_activations,
 )
-from sparsight.concepts.evolution import cohesion, match_by_embedding, match_by_labels, similarity
+from sparsight.concepts.evolution import cohesion, label_agreement, match_by_embedding, match_by_labels, similarity
 from sparsight.concepts.learn import align
 from sparsight.concepts.map_statistics import MapStatistics
 from sparsight.concepts.nouns import KnownNouns, ParsedNouns
@@ -30,7 +30,7 @@ __all__ = [
     "ConceptDictionary", "ConceptReader", "Detector", "DictionaryBuilder", "DictionaryConfig", "KnownNouns",
     "MapStatistics", "MeanMap", "ParsedNouns", "PcaCoder", "Segmenter", "Tagger", "Tally", "Targets", "WordVectors",
     "align", "annotate_images", "attention_maps", "attention_scores", "build_dictionary", "chance_iou", "choose",
-    "cohesion", "embed_labels", "embed_word", "iou_at", "largest_activations", "match_by_embedding", "match_by_labels",
+    "cohesion", "embed_labels", "embed_word", "iou_at", "label_agreement", "largest_activations", "match_by_embedding", "match_by_labels",
     "mean_iou", "open_words", "pool", "pool_by_image", "probe_accuracy", "refit", "similarity", "targets_of",
     "token_places",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ highest similarity of concept embeddings, since latents of SAEs of different ste
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -82,6 +83,43 @@ def _concepts(dictionary: ConceptDictionary, repeats: bool, single: bool) -> tup
         labels = torch.bincount(entries.latent, minlength=dictionary.latents)
         entries = entries.where(labels[entries.latent] > 1)
     return entries, dictionary.embeddings(repeats)[0]
+
+
+class Agreement(NamedTuple):
+    """Whether latents mean the same at two stages: share of those with an entry at both whose commonest label agrees.
+
+    `chance` is the share that would agree if the latents of one stage were shuffled.
+    """
+
+    share: Interval
+    chance: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fit for JSON: value, low, high, n (latents), chance."""
+        return {**self.share.to_dict(), "chance": self.chance if math.isfinite(self.chance) else None}
+
+
+def label_agreement(stage: ConceptDictionary, other: ConceptDictionary, seed: int = 0) -> Agreement:
+    """Latents with the same number at two stages: meant for an SAE across time, whose latents keep their number.
+
+    SAEs of different steps give the control: theirs correspond by their common start at best (the limitation that
+    Tinaz et al. name). Raises `SparsightError` for dictionaries of different sizes.
+    """
+    if stage.latents != other.latents:
+        raise SparsightError(
+            f"dictionaries of {stage.latents} and {other.latents} latents cannot be compared one by one"
+        )
+    mine, theirs = _commonest(stage), _commonest(other)
+    both = sorted(mine.keys() & theirs.keys())
+    same = torch.tensor([float(mine[latent] == theirs[latent]) for latent in both])
+    counts = [Counter(names[latent] for latent in both) for names in (mine, theirs)]
+    pairs = sum(count * counts[1][label] for label, count in counts[0].items())
+    return Agreement(bootstrap(row_mean, same, seed=seed), pairs / len(both) ** 2 if both else math.nan)
+
+
+def _commonest(dictionary: ConceptDictionary) -> dict[int, str]:
+    """The label that each latent with an entry met most often."""
+    return {latent: dictionary.labels_of(latent)[0][0] for latent in dictionary.entries.latent.unique().tolist()}
 
 
 class Match(NamedTuple):

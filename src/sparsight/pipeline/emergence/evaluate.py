@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sparsight.concepts import cohesion, similarity
+from sparsight.concepts import cohesion, label_agreement, similarity
 from sparsight.concepts.tally import mean_iou
 from sparsight.errors import SparsightError
 from sparsight.files import read_json, write_json
@@ -19,6 +20,7 @@ from sparsight.pipeline.emergence.edits import METHODS
 from sparsight.pipeline.emergence.layout import success
 from sparsight.pipeline.emergence.reading import things
 from sparsight.pipeline.emergence.run import as_plain, stream_name
+from sparsight.pipeline.emergence.run import short as short_site
 from sparsight.worlds.scenes.captions import STYLE_WORDS
 from sparsight.worlds.scenes.judges import style_of
 
@@ -52,6 +54,7 @@ def pooled_metrics(runs: Sequence[EmergenceRun]) -> dict[str, Any]:
     found["layout"] = layout(runs)
     found["style"] = style(runs)
     found["evolution"] = evolution(runs)
+    found["identity"] = identity(first)
     return {**found, "seeds": [run.recipe.seed for run in runs], **headline(first, found)}
 
 
@@ -217,6 +220,24 @@ def purity(dictionary: ConceptDictionary) -> dict[str, dict[str, Any]]:
         for name, measure in (("cohesion", cohesion), ("similarity", similarity))
         for single in (True, False)
     }
+
+
+def identity(run: EmergenceRun) -> dict[str, Any]:
+    """Whether a latent means the same at two stages: of the SAE across time, and of the separate ones beside it."""
+    found = {}
+    for site in run.recipe.sites:
+        for k in run.recipe.k:
+            for one, two in pairwise(run.steps_at):
+                apart = [f"{stream_name(site, stage, 'cond')}.k{k}" for stage in (one, two)]
+                across = [f"{stream_name(site, 'all', 'cond')}.k{k}.t{run.stamp(stage)}" for stage in (one, two)]
+                for kind, names in (("separate", apart), ("across", across if run.spread else [])):
+                    if names:
+                        pair = [things(run, run.dictionary(name)) for name in names]
+                        facts = {"site": site, "k": k, "from": one, "to": two, "kind": kind}
+                        found[f"{kind}.{short_site(site)}.k{k}.{one}-{two}"] = {
+                            **facts, **plain(label_agreement(*pair).to_dict())
+                        }  # fmt: skip
+    return found
 
 
 def plain(figures: dict[str, Any]) -> dict[str, Any]:

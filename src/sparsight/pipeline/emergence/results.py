@@ -34,6 +34,7 @@ def tables(metrics: Mapping[str, Any]) -> str:
         "## Layout: share of objects in the quadrant that was asked for", layout(metrics["layout"]),
         "## Style", style(metrics["style"]),
         "## Cohesion, and similarity between concepts", evolution(metrics["evolution"]),
+        "## Does a latent keep its meaning?", identity(metrics["identity"]),
         "## SAEs (Table 1): scaled MSE, explained variance in %", saes(metrics["saes"]),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
@@ -121,6 +122,19 @@ def evolution(found: Mapping[str, Any]) -> str:
         for f in found.values()
     ]
     return table(["site", "stage", "k", "entries", *keys], rows)
+
+
+def identity(found: Mapping[str, Any]) -> str:
+    """Share of latents whose commonest label is the same at two stages."""
+    rows = [
+        [f["site"], str(f["k"]), f"{f['from']} to {f['to']}", f["kind"], str(f["n"]), shown(f), _plain(f["chance"])]
+        for f in found.values()
+    ]
+    return table(["site", "k", "stages", "SAEs", "latents", "same label", "by chance"], rows)
+
+
+def _plain(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def saes(found: Mapping[str, Any]) -> str:
