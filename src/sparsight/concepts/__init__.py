@@ -30,7 +30,8 @@ __all__ = [
     "ConceptDictionary", "ConceptReader", "Detector", "DictionaryBuilder", "DictionaryConfig", "KnownNouns",
     "MapStatistics", "MeanMap", "ParsedNouns", "PcaCoder", "Segmenter", "Tagger", "Tally", "Targets", "WordVectors",
     "align", "annotate_images", "attention_maps", "attention_scores", "build_dictionary", "chance_iou", "choose",
-    "cohesion", "embed_labels", "embed_word", "iou_at", "label_agreement", "largest_activations", "match_by_embedding", "match_by_labels",
+    "cohesion", "embed_labels", "embed_word", "iou_at", "label_agreement", "largest_activations", "match_by_embedding",
+    "match_by_labels",
     "mean_iou", "open_words", "pool", "pool_by_image", "probe_accuracy", "refit", "similarity", "targets_of",
     "token_places",
 ]  # fmt: skip

@@ -235,7 +235,7 @@ def identity(run: EmergenceRun) -> dict[str, Any]:
                         pair = [things(run, run.dictionary(name)) for name in names]
                         facts = {"site": site, "k": k, "from": one, "to": two, "kind": kind}
                         found[f"{kind}.{short_site(site)}.k{k}.{one}-{two}"] = {
-                            **facts, **plain(label_agreement(*pair).to_dict())
+                            **facts, **plain(label_agreement(pair[0], pair[1]).to_dict())
                         }  # fmt: skip
     return found
 
