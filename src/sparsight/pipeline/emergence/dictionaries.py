@@ -13,7 +13,6 @@ from sparsight.concepts.dictionary_build import largest_activations
 from sparsight.images import Folder
 from sparsight.pipeline.emergence.saes import by_stamp
 from sparsight.sae import SAE, SparseCode
-from sparsight.worlds.scenes.judges import SceneAnnotator
 
 if TYPE_CHECKING:
     from sparsight.pipeline.emergence.run import EmergenceRun
@@ -32,7 +31,7 @@ def annotate_stage(run: EmergenceRun) -> None:
     """`annotations/`: objects, background and style of every image that dictionaries and readings need."""
     numbers = [number for use in ANNOTATED for number in run.numbers(use)]
     annotate_images(
-        SceneAnnotator(run.world), images_of(run), run.own_folder("annotations", "annotate"),
+        run.world.annotator, images_of(run), run.own_folder("annotations", "annotate"),
         numbers=numbers, captions=run.prompts.batch(numbers), progress=run.report.update,
     )  # fmt: skip
 

@@ -15,23 +15,16 @@ from sparsight.concepts.tally import mean_iou
 from sparsight.errors import SparsightError
 from sparsight.files import read_json, write_json
 from sparsight.images import read_sheet
-from sparsight.metrics import bootstrap, cosine, load_perceptual, row_mean, similarity_rose
+from sparsight.metrics import bootstrap, row_mean
 from sparsight.pipeline.emergence.edits import METHODS
 from sparsight.pipeline.emergence.layout import success
 from sparsight.pipeline.emergence.reading import things
 from sparsight.pipeline.emergence.run import as_plain, stream_name
 from sparsight.pipeline.emergence.run import short as short_site
-from sparsight.worlds.scenes.captions import STYLE_WORDS
-from sparsight.worlds.scenes.judges import style_of
 
 if TYPE_CHECKING:
     from sparsight.concepts import ConceptDictionary
     from sparsight.pipeline.emergence.run import EmergenceRun
-
-NAMES = {
-    "perceptual": "feature distance over the world's tagger (LPIPS-type, unweighted)",
-    "localiser": "the world's segmenter", "clip": "the world's own CLIP", "style": "the world's style classifier",
-}  # fmt: skip
 
 
 def evaluate_stage(run: EmergenceRun) -> None:
@@ -48,7 +41,7 @@ def pooled_metrics(runs: Sequence[EmergenceRun]) -> dict[str, Any]:
 
     require_alike(runs)
     first = runs[0]
-    found: dict[str, Any] = {"experiment": "emergence", "names": NAMES, "versions": versions()}
+    found: dict[str, Any] = {"experiment": "emergence", "names": dict(first.world.names), "versions": versions()}
     found["saes"] = saes(runs)
     found["composition"] = composition(runs)
     found["layout"] = layout(runs)
@@ -110,7 +103,7 @@ def layout(runs: Sequence[EmergenceRun]) -> dict[str, Any]:
         for method in METHODS:
             images = [sheet(run, "layout", f"{stage}.{method}", 4 * count) for run in runs]
             rate = [hits(r, t, x) for r, t, x in zip(runs, told, images, strict=True)]
-            moved = [far(r, tiled(p, t), x) for r, t, p, x in zip(runs, told, plain, images, strict=True)]
+            moved = [r.world.distance(tiled(p, t), x) for r, t, p, x in zip(runs, told, plain, images, strict=True)]
             rows[method] = {**figure(rate), "perceptual": figure(moved), "by_object": by_object(told[0], rate)}
         found["stages"][stage] = rows
     return found
@@ -168,26 +161,15 @@ def painted(
     found: dict[str, list[Tensor]] = {}
     for run, before in zip(runs, plain, strict=True):
         after = sheet(run, "style", f"{stage}.{name}.{method}", len(before))
-        clip, place = run.world.clip, run.world.styles.index(name)
-        text, old, new = clip.text([STYLE_WORDS[name]])[0], clip.image(before), clip.image(after)
+        world = run.world
+        old, new = world.similarity(before, name), world.similarity(after, name)
         rows = {
-            "success": similarity_rose(old, new, text), "before": cosine(old, text), "after": cosine(new, text),
-            "recognised": (style_of(run.world, after) == place).float(),
-            "recognised_before": (style_of(run.world, before) == place).float(), "perceptual": far(run, before, after),
+            "success": (new > old).float(), "before": old, "after": new, "recognised": world.recognised(after, name),
+            "recognised_before": world.recognised(before, name), "perceptual": world.distance(before, after),
         }  # fmt: skip
         for key, value in rows.items():
             found.setdefault(key, []).append(value)
     return {key: torch.cat(values) for key, values in found.items()}
-
-
-@torch.no_grad()
-def far(run: EmergenceRun, before: Tensor, after: Tensor) -> Tensor:
-    """The perceptual distance of each pair of images."""
-    tagger = run.world.tagger
-    distance = load_perceptual(
-        lambda x: tagger(pixel_values=x, output_hidden_states=True).hidden_states, NAMES["perceptual"]
-    )
-    return torch.cat([distance(a, b) for a, b in zip(before.split(128), after.split(128), strict=True)])
 
 
 def figure(parts: Sequence[Tensor]) -> dict[str, Any]:

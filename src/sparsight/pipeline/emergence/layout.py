@@ -19,7 +19,6 @@ from sparsight.pipeline.emergence.reading import things
 from sparsight.pipeline.emergence.recipe import EditConfig
 from sparsight.pipeline.emergence.run import stream_name
 from sparsight.steering import SpatialEdit, spatial_edit, stage_window
-from sparsight.worlds.scenes.judges import localise, prompt_for
 
 if TYPE_CHECKING:
     from sparsight.pipeline.emergence.run import EmergenceRun
@@ -29,7 +28,7 @@ VALIDATION, TEST = 1_000_000, 2_000_000  # where the numbers of the noise of the
 
 def layout_stage(run: EmergenceRun) -> None:
     """`layout/`: a sheet of images for each stage and method, `plain.png`; `layout.json` says what is on them."""
-    folder, objects = run.own_folder("layout", "layout"), run.recipe.objects or run.world.kinds
+    folder, objects = run.own_folder("layout", "layout"), run.recipe.objects or tuple(run.world.kinds)
     config = calibrated(run, "layout", run.recipe.layout, lambda c, s: try_strength(run, c, objects, "early", s))
     plain = {kind: drawn(run, kind, TEST, config.test) for kind in objects}
     write_sheet(folder / "plain.png", torch.cat([one.images for one in plain.values()]))
@@ -59,14 +58,14 @@ def one_stage(run: EmergenceRun, config: EditConfig, stage: str, plain: dict[str
 
 def drawn(run: EmergenceRun, kind: str, base: int, count: int) -> edits.Plain:
     """`count` unedited images with one object each."""
-    numbers = [base + 1000 * run.world.kinds.index(kind) + i for i in range(count)]
-    return edits.draw_plain(run, [prompt_for(kind, n) for n in numbers], numbers)
+    numbers = [base + 1000 * list(run.world.kinds).index(kind) + i for i in range(count)]
+    return edits.draw_plain(run, [run.world.prompt_for(kind, n) for n in numbers], numbers)
 
 
 def prompts_of(run: EmergenceRun, kind: str, base: int, count: int) -> list[str]:
     """Their prompts, once for every quadrant."""
-    numbers = [base + 1000 * run.world.kinds.index(kind) + i for i in range(count)]
-    return [prompt_for(kind, n) for n in numbers] * len(QUADRANTS)
+    numbers = [base + 1000 * list(run.world.kinds).index(kind) + i for i in range(count)]
+    return [run.world.prompt_for(kind, n) for n in numbers] * len(QUADRANTS)
 
 
 def editor(
@@ -112,7 +111,7 @@ def try_strength(
 
 def success(run: EmergenceRun, images: Tensor, kind: str, count: int) -> Tensor:
     """1 where the kind's centre lies in the quadrant that was asked for, for `count` images of each quadrant."""
-    where = localise(run.world, images, kind)
+    where = run.world.localise(images, kind)
     return torch.cat([quadrant_success(part, q) for part, q in zip(where.split(count), QUADRANTS, strict=True)])
 
 

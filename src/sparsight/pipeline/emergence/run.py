@@ -13,10 +13,12 @@ from sparsight.activations import PromptStream, Store, start_noise
 from sparsight.concepts import ConceptDictionary, WordVectors, open_words
 from sparsight.diffusion import Conditioning
 from sparsight.errors import SparsightError, unknown
+from sparsight.pipeline.emergence.domain import Domain
 from sparsight.pipeline.emergence.recipe import STAGES, EmergenceRecipe
 from sparsight.pipeline.run import Run, Work
+from sparsight.prompts import PromptSource
 from sparsight.sae import SAE
-from sparsight.worlds.scenes.world import Captions, ScenesWorld
+from sparsight.worlds.scenes.domain import ScenesDomain
 
 HALVES = ("cond", "uncond")
 
@@ -56,22 +58,22 @@ class EmergenceRun(Run):
         self.steps_at  # noqa: B018  # says what is wrong with the number of steps
 
     @cached_property
-    def world(self) -> ScenesWorld:
+    def world(self) -> Domain:
         """The world of the recipe, one with prompts, masks and styles: "scenes", or a folder of its models."""
         name = self.recipe.world
         if name.removeprefix("worlds/") == "scenes":
-            return ScenesWorld()
+            return ScenesDomain()
         if not Path(name).is_dir():
             raise SparsightError(
                 f"this needs a world with prompts and masks, and {name!r} is none: use scenes, or the folder that "
                 "`sparsight world build scenes` wrote"
             )
-        return ScenesWorld(Path(name))
+        return ScenesDomain(Path(name))
 
     @cached_property
-    def prompts(self) -> Captions:
+    def prompts(self) -> PromptSource:
         """Every prompt of the run, by number."""
-        return Captions("harvest")
+        return self.world.prompts
 
     def numbers(self, use: str) -> list[int]:
         """The numbers of the prompts of a use: "train", "held_out", "dictionary", "validation" or "test"."""

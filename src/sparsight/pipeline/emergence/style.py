@@ -12,14 +12,11 @@ from sparsight.concepts import ConceptDictionary, match_by_labels
 from sparsight.errors import SparsightError
 from sparsight.files import write_json
 from sparsight.images import write_sheet
-from sparsight.metrics import similarity_rose
 from sparsight.pipeline.emergence import edits
 from sparsight.pipeline.emergence.calibrate import calibrated
 from sparsight.pipeline.emergence.recipe import EditConfig
 from sparsight.pipeline.emergence.run import stream_name
 from sparsight.steering import ConceptEdit, GlobalEdit, global_edit, stage_window
-from sparsight.worlds.scenes.captions import STYLE_WORDS
-from sparsight.worlds.scenes.judges import without_style
 
 if TYPE_CHECKING:
     from sparsight.pipeline.emergence.run import EmergenceRun
@@ -30,7 +27,11 @@ BATCH = 25
 
 def style_stage(run: EmergenceRun) -> None:
     """`style/`: a sheet for each stage, style and method, `plain.png`; `style.json` says what is on them."""
-    folder, styles, own = run.own_folder("style", "style"), run.recipe.styles or run.world.styles, run.recipe.style
+    folder, styles, own = (
+        run.own_folder("style", "style"),
+        run.recipe.styles or tuple(run.world.styles),
+        run.recipe.style,
+    )
     plain, validation = drawn(run, TEST, own.test), drawn(run, VALIDATION, own.validation)
     config = calibrated(run, "style", own, lambda c, s: try_strength(run, c, styles, "middle", s, validation))
     write_sheet(folder / "plain.png", torch.cat([part.images for part in plain]))
@@ -53,17 +54,9 @@ def choose(
     return {"trials": trials, "strength": edits.chosen(trials)["strength"], "styles": {}}
 
 
-def prompts_of(base: int, count: int) -> list[str]:
-    """Prompts of the split "test" that name no style; validation and test are different scenes."""
-    from sparsight.worlds.scenes.world import Scenes
-
-    scenes = Scenes("test")
-    return [without_style(scenes.scene(n)) for n in range(base, base + count)]
-
-
 def drawn(run: EmergenceRun, base: int, count: int) -> list[edits.Plain]:
     """`count` unedited images, a few at a time."""
-    prompts = prompts_of(base, count)
+    prompts = run.world.plain_prompts(range(base, base + count))
     return [
         edits.draw_plain(run, prompts[i : i + BATCH], list(range(base + i, base + min(i + BATCH, count))))
         for i in range(0, count, BATCH)
@@ -136,9 +129,8 @@ def try_strength(
 
 
 def nearer(run: EmergenceRun, before: Tensor, after: Tensor, style: str) -> Tensor:
-    """1 where an image came nearer to the style's words in the world's CLIP: (n,)."""
-    clip = run.world.clip
-    return similarity_rose(clip.image(before), clip.image(after), clip.text([STYLE_WORDS[style]])[0])
+    """1 where an image came nearer to the style's words (appendix E.2): (n,)."""
+    return (run.world.similarity(after, style) > run.world.similarity(before, style)).float()
 
 
 def repaint(
@@ -146,7 +138,7 @@ def repaint(
 ) -> tuple[Tensor, float]:
     """All images edited, and the mean strength that was measured."""
     done, strengths, start = [], [], 0
-    prompts = prompts_of(base, sum(len(part.images) for part in plain))
+    prompts = run.world.plain_prompts(range(base, base + sum(len(part.images) for part in plain)))
     for part in plain:
         own = prompts[start : start + len(part.images)]
         images, strength = edits.draw_edited(run, own, part.states[stage], stage, edit)
