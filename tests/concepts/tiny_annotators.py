@@ -5,6 +5,10 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import (
     BartConfig,
     CLIPImageProcessor,
+    CLIPSegConfig,
+    CLIPSegForImageSegmentation,
+    CLIPSegProcessor,
+    CLIPTokenizer,
     Florence2Config,
     Florence2ForConditionalGeneration,
     Florence2Processor,
@@ -20,6 +24,7 @@ from transformers import (
     SegformerConfig,
     SegformerForSemanticSegmentation,
     SegformerImageProcessor,
+    ViTImageProcessor,
 )
 
 WORDS = ["cat", "dog", "red", "car", "tree", "two"]
@@ -113,3 +118,32 @@ def florence(folder):
     return save(
         folder, Florence2ForConditionalGeneration(config), Florence2Processor(images, fast, post_processor_config=rules)
     )
+
+
+def clip_tokenizer():
+    letters = [letter + end for letter in "abcdefghijklmnopqrstuvwxyz" for end in ("", "</w>")]
+    words = {name: i for i, name in enumerate(["<|startoftext|>", "<|endoftext|>", *letters])}
+    return CLIPTokenizer(vocab=words, merges=[], model_max_length=8)
+
+
+def clipseg(folder):
+    torch.manual_seed(0)
+    text = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 54,
+        "max_position_embeddings": 8,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+    }
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "image_size": 32, "patch_size": 8}  # fmt: skip
+    config = CLIPSegConfig(
+        text_config=text, vision_config=vision, projection_dim=16, reduce_dim=8, extract_layers=[0, 1],
+        decoder_num_attention_heads=2, decoder_intermediate_size=16, conditional_layer=0,
+    )  # fmt: skip
+    images = ViTImageProcessor(size={"height": 32, "width": 32})
+    return save(folder, CLIPSegForImageSegmentation(config).eval(), CLIPSegProcessor(images, clip_tokenizer()))

@@ -88,7 +88,10 @@ class Segmenter(Protocol):
 class Annotator(Protocol):
     """Says what is in an image and where, pixel by pixel."""
 
-    name: str  # what made the annotations; kept with them, and compared when an interrupted annotation goes on
+    @property
+    def name(self) -> str:
+        """What made the annotations; kept with them, and compared when an interrupted annotation goes on."""
+        ...
 
     def annotate(
         self, images: Tensor, captions: Sequence[str] | None = None, numbers: Sequence[int] | None = None

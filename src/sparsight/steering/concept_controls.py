@@ -1,6 +1,6 @@
 """The controls beside spatial and global interventions, each with the mean shift of the edit that it controls.
 
-`random_latents`     as many other living latents, with their own atoms, in the same place
+`random_latents`     as many other living latents (all others where fewer live), with their own atoms, in the same place
 `random_directions`  the same latents and codes, moved along random directions of the atoms' norms
 """
 
@@ -24,7 +24,7 @@ def concept_controls(
     """Both controls of `edit`, made on `tokens` (M, N, C) of its site, from the timestep `t`.
 
     They hold for the edit's own beta: what a spatial edit erases does not grow with beta, so make them again for
-    another one. Raises `SparsightError` where too few latents fire on these tokens.
+    another one. Raises `SparsightError` where no other latent fires on these tokens.
     """
     assert edit.directions is not None
     generator = torch.Generator().manual_seed(seed)
@@ -56,9 +56,7 @@ def _other_latents(
     assert edit.sae is not None
     x = tokens.to(edit.sae.mean.device, torch.float32)
     alive = [i for i in edit.sae.encode_sparse(x, t).indices.unique().tolist() if i not in edit.latents]
-    count = len(edit.latents)
-    if len(alive) < count:
-        raise SparsightError(
-            f"{count} other latents are needed for a control, but only {len(alive)} fire on these tokens"
-        )
+    if not alive:
+        raise SparsightError("a control needs other latents than the edit's, but none fires on these tokens")
+    count = min(len(edit.latents), len(alive))
     return tuple(alive[i] for i in torch.randperm(len(alive), generator=generator)[:count].tolist())

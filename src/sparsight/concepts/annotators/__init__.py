@@ -1,6 +1,7 @@
 """Annotators: from images to labelled masks, each part of the way replaceable."""
 
 from sparsight.concepts.annotators.clip_tagger import COCO, CaptionTagger, ClipTagger
+from sparsight.concepts.annotators.clipseg import ClipSeg
 from sparsight.concepts.annotators.florence import Florence
 from sparsight.concepts.annotators.grounded import Grounded, suppress
 from sparsight.concepts.annotators.grounding_dino import GroundingDino
@@ -12,6 +13,7 @@ from sparsight.concepts.annotators.truth import TrueMasks
 __all__ = [
     "COCO",
     "CaptionTagger",
+    "ClipSeg",
     "ClipTagger",
     "Florence",
     "Grounded",

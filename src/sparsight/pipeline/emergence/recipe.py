@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from sparsight.concepts.dictionary_build import DictionaryConfig
 from sparsight.errors import SparsightError, unknown
+from sparsight.pipeline.emergence.own_models import OwnConfig
 from sparsight.pipeline.recipe import Recipe
 from sparsight.sae import TrainConfig
 from sparsight.steering.concept_edit import NORMALISERS, SCOPES
@@ -75,7 +76,7 @@ class EmergenceRecipe(Recipe):
     `sites` are the blocks that are read, each with an SAE for every stage, half of guidance and k of `k`. `between` > 0
     also trains one SAE across time for each site, over so many steps spread evenly. `words` are the word vectors.
     `objects` and `styles` are moved and brought in (none: all that the world knows). `calibrate` tries every normaliser
-    and scope and k on validation images before anything is tested.
+    and scope and k on validation images before anything is tested. `own` is read where `world` is "own".
     """
 
     experiment: str = "emergence"
@@ -91,6 +92,7 @@ class EmergenceRecipe(Recipe):
     objects: tuple[str, ...] = ()
     styles: tuple[str, ...] = ()
     calibrate: bool = False
+    own: OwnConfig = field(default_factory=OwnConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     sae: TrainConfig = field(default_factory=lambda: TrainConfig(activation="topk", expansion=4.0, lr=1e-4))

@@ -14,6 +14,7 @@ from sparsight.concepts import ConceptDictionary, WordVectors, open_words
 from sparsight.diffusion import Conditioning
 from sparsight.errors import SparsightError, unknown
 from sparsight.pipeline.emergence.domain import Domain
+from sparsight.pipeline.emergence.own_models import OwnDomain
 from sparsight.pipeline.emergence.recipe import STAGES, EmergenceRecipe
 from sparsight.pipeline.run import Run, Work
 from sparsight.prompts import PromptSource
@@ -27,7 +28,7 @@ class EmergenceRun(Run):
     """Prompts of a text-to-image model: SAEs by site, stage and half of guidance, dictionaries, readings, edits."""
 
     READS: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "harvest": ("world", "seed", "precision", "sites", "between", "prompts", "sampling"),
+        "harvest": ("world", "own", "seed", "precision", "sites", "between", "prompts", "sampling"),
         "annotate": (),
         "train": ("k", "sae"),
         "dictionary": ("words", "dictionary"),
@@ -59,14 +60,16 @@ class EmergenceRun(Run):
 
     @cached_property
     def world(self) -> Domain:
-        """The world of the recipe, one with prompts, masks and styles: "scenes", or a folder of its models."""
+        """What the recipe is about: "scenes", a folder of that world's models, or "own" models."""
         name = self.recipe.world
+        if name == "own":
+            return OwnDomain(self.recipe.own)
         if name.removeprefix("worlds/") == "scenes":
             return ScenesDomain()
         if not Path(name).is_dir():
             raise SparsightError(
-                f"this needs a world with prompts and masks, and {name!r} is none: use scenes, or the folder that "
-                "`sparsight world build scenes` wrote"
+                f"this needs a world with prompts and masks, and {name!r} is none: use scenes, the folder that "
+                "`sparsight world build scenes` wrote, or own"
             )
         return ScenesDomain(Path(name))
 
