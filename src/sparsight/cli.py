@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparsight.cli_concepts import concepts_app
-from sparsight.cli_generate import generate
+from sparsight.cli_generate import GeneratePage, generate
 from sparsight.cli_sae import sae_app
 from sparsight.cli_train import TrainPage, train
 from sparsight.errors import SparsightError
@@ -206,7 +206,7 @@ def harvest(
 
 
 app.command(cls=TrainPage)(train)
-app.command()(generate)
+app.command(cls=GeneratePage)(generate)
 
 
 @app.command()

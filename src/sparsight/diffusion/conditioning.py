@@ -106,6 +106,14 @@ def cut_off(tokenizer: Any, text_encoder: Any, text: str) -> str:
     return tokenizer.decode(ids[most - 1 : -1]).strip() if len(ids) > most else ""
 
 
+def unknown_words(tokenizer: Any, text: str) -> list[str]:
+    """The words of a prompt, each once, for which the tokenizer has only its unknown token; [] if it has no such token."""
+    if tokenizer.unk_token is None:
+        return []
+    words = dict.fromkeys(text.split())
+    return [word for word in words if tokenizer.unk_token in tokenizer.tokenize(word)]
+
+
 @torch.no_grad()
 def _embed(tokenizer: Any, text_encoder: Any, texts: list[str]) -> Tensor:
     _warn_of_length(tokenizer, text_encoder, texts)
