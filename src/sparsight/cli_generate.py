@@ -186,16 +186,16 @@ def _require_heard(negative: str, guidance: float | None) -> None:
 def _say_unknown(model: Any, world: Any, prompt: str) -> None:
     """Words that the tokenizer has no token for, or that no caption of the world holds."""
     told = [thing.unknown_words for thing in (model, world) if hasattr(thing, "unknown_words")]
-    found = list(dict.fromkeys(word for unknown_in in told for word in unknown_in(prompt)))
+    found = list({word.lower(): word for unknown_in in told for word in unknown_in(prompt)}.values())
     if found:
         _say(f"the model does not know the words {', '.join(map(repr, found))}: it draws without their meaning")
 
 
 @contextmanager
 def _warnings_said() -> Iterator[None]:
-    """Say in one sentence what of a long prompt is cut; other warnings are shown as ever."""
+    """Say once, in one sentence, what of a long prompt is cut; other warnings are shown as ever."""
     with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
+        warnings.simplefilter("default", UserWarning)  # each text once: an edited prompt is read twice
         shown = warnings.showwarning
         warnings.showwarning = lambda message, *rest: (
             _say(message) if "is cut after" in str(message) else shown(message, *rest)

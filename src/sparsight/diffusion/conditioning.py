@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def unknown_words(tokenizer: Any, text: str) -> list[str]:
     """The words of a prompt, each once, for which the tokenizer has only its unknown token; [] if it has no such token."""
     if tokenizer.unk_token is None:
         return []
-    words = dict.fromkeys(text.split())
+    words = dict.fromkeys(re.findall(r"\w+", text))
     return [word for word in words if tokenizer.unk_token in tokenizer.tokenize(word)]
 
 
