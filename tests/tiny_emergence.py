@@ -33,11 +33,15 @@ def tiny_recipe(**changes):
     }  # fmt: skip
 
 
+def tiny_recipe_in(folder, **changes):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(tiny_recipe(**changes)))
+
+
 def tiny_emergence(folder, model=None, **changes):
     """A run in `folder`, done as far as its edits; `changes` are of its recipe."""
     model = model or tiny_text_model()
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(tiny_recipe(**changes)))
+    tiny_recipe_in(folder, **changes)
     run = opened(folder, model)
     streams = {name: stream for name, stream in run.streams().items() if name.endswith(".cond")}
     prompts = Prompts(["a cat", "a dog", "a cat on a dog", "dog"])

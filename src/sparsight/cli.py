@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparsight.cli_concepts import concepts_app
-from sparsight.cli_generate import GeneratePage, generate
+from sparsight.cli_generate import generate
+from sparsight.cli_generate_page import GeneratePage
 from sparsight.cli_sae import sae_app
 from sparsight.cli_train import TrainPage, train
 from sparsight.errors import SparsightError
