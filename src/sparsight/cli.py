@@ -10,6 +10,7 @@ import typer
 
 from sparsight.cli_concepts import concepts_app
 from sparsight.cli_generate import generate
+from sparsight.cli_generate_page import GeneratePage
 from sparsight.cli_sae import sae_app
 from sparsight.cli_train import TrainPage, train
 from sparsight.errors import SparsightError
@@ -206,7 +207,7 @@ def harvest(
 
 
 app.command(cls=TrainPage)(train)
-app.command()(generate)
+app.command(cls=GeneratePage)(generate)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -104,6 +105,14 @@ def cut_off(tokenizer: Any, text_encoder: Any, text: str) -> str:
     """The end of a prompt that the text encoder does not read; "" if it reads everything."""
     ids, most = tokenizer(text, verbose=False).input_ids, limit(tokenizer, text_encoder)
     return tokenizer.decode(ids[most - 1 : -1]).strip() if len(ids) > most else ""
+
+
+def unknown_words(tokenizer: Any, text: str) -> list[str]:
+    """The words of a prompt, each once, for which the tokenizer has only its unknown token; [] if it has no such token."""
+    if tokenizer.unk_token is None:
+        return []
+    words = dict.fromkeys(re.findall(r"\w+", text))
+    return [word for word in words if tokenizer.unk_token in tokenizer.tokenize(word)]
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsight.diffusion.conditioning import Conditioning, cut_off, encode_prompts
+from sparsight.diffusion.conditioning import Conditioning, cut_off, encode_prompts, unknown_words
 from sparsight.diffusion.model import DiffusionModel
 from sparsight.diffusion.sites import site_names
 from sparsight.diffusion.survey import SiteInfo, survey
@@ -69,6 +69,10 @@ class TextToImage(DiffusionModel):
     def cut_off(self, prompt: str) -> str:
         """The end of `prompt` that lies beyond the tokenizer's limit and is not read; "" if all of it is."""
         return cut_off(self.tokenizer, self.text_encoder, prompt)
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """The words of `prompt` that the tokenizer does not know; one that spells words out, as BPE does, knows all."""
+        return unknown_words(self.tokenizer, prompt)
 
     def sites(self) -> dict[str, SiteInfo]:
         """Every site with its size, from a pass of the same U-Net without weights: it costs no time and no memory."""

@@ -51,3 +51,9 @@ def vocabulary() -> list[str]:
     texts = [noun_phrase(kind) for kind in KINDS]
     texts += [phrase(["cat", "dog", "pig"], place, style) for place in BACKGROUNDS for style in STYLES]
     return sorted({word for text in texts for word in words(text)})
+
+
+def unknown_words(text: str) -> list[str]:
+    """The words of a prompt, each once, that no caption holds: the world's models have never heard them."""
+    known = set(vocabulary())
+    return [word for word in dict.fromkeys(words(text)) if word not in known and word.isalnum()]

@@ -16,7 +16,7 @@ from sparsight.errors import SparsightError, unknown
 from sparsight.images import to_tensor
 from sparsight.worlds.clip import Clip, load_clip
 from sparsight.worlds.scenes.annotators import load_annotator
-from sparsight.worlds.scenes.captions import prompt_of
+from sparsight.worlds.scenes.captions import prompt_of, unknown_words
 from sparsight.worlds.scenes.render import render, segment
 from sparsight.worlds.scenes.scene import BACKGROUNDS, KINDS, STYLES, Scene, sample_scene
 
@@ -85,6 +85,10 @@ class ScenesWorld:
     def source(self, split: str) -> Scenes:
         """The scenes of a split."""
         return Scenes(split)
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """The words of a prompt that no caption holds."""
+        return unknown_words(prompt)
 
     def pipeline(self) -> Any:
         """A new `StableDiffusionPipeline` of the world's model, with no progress bar."""
