@@ -13,18 +13,19 @@ from sparsight.files import atomic
 
 # Told apart by most colour-blind readers, on light paper and on dark.
 COLOURS = ("#2f7fc1", "#e08a1e", "#17a37f", "#cc5f9b", "#c9ae1d", "#7d6bd0")
+FILL = 150  # opacity, so that outlines stay visible on it
 SCALE = 2  # pixels of a tile for each pixel of the image, so that outlines are thin
 
 
 def composition_tile(owner: Tensor, truth: Tensor) -> np.ndarray:
     """Whose each pixel is (H, W), 0 for nobody's, and the outlines of the true masks (n, H, W): RGBA, twice the size."""
-    palette = np.array([(0, 0, 0, 0), *((*rgb(colour), 235) for colour in COLOURS)], np.uint8)
+    palette = np.array([(0, 0, 0, 0), *((*rgb(colour), FILL) for colour in COLOURS)], np.uint8)
     index = owner.numpy()
     places = np.where(index > 0, (index - 1) % len(COLOURS) + 1, 0)
     tile = enlarged(palette[places])
     for noun, mask in enumerate(truth.numpy()):
         colour = rgb(COLOURS[noun % len(COLOURS)])
-        tile[border(enlarged(mask))] = (*(round(0.55 * part) for part in colour), 255)
+        tile[border(enlarged(mask))] = (*colour, 255)
     return tile
 
 

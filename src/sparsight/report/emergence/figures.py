@@ -7,9 +7,9 @@ from typing import Any
 from markupsafe import Markup
 
 from sparsight.report.emergence.charts import Line, Plot, limits_of, line_chart
-from sparsight.report.emergence.sites import STAGES, readings, short_site
+from sparsight.report.emergence.sites import STAGES, entries, readings, short_site
 from sparsight.report.numbers import Number, read_number
-from sparsight.report.run_files import dig, mapping, number
+from sparsight.report.run_files import number
 
 TICKS = [(float(i), stage) for i, stage in enumerate(STAGES)]
 EVOLUTION = (("cohesion", "Cohesion"), ("similarity", "Similarity between concepts"))
@@ -31,14 +31,19 @@ def sites_and_ks(metrics: dict[str, Any]) -> tuple[list[str], list[Any]]:
 def emergence_charts(metrics: dict[str, Any]) -> tuple[list[tuple[str, Markup]], Any]:
     """A panel for each block, and the k that is drawn: the headline's, or else the first."""
     sites, ks = sites_and_ks(metrics)
-    headline = next(iter(mapping(metrics.get("composition_iou")).values()), None)
-    k = dig(headline, "k") if dig(headline, "k") in ks else next(iter(ks), None)
+    chosen = chosen_reading(metrics).get("k")
+    k = chosen if chosen in ks else next(iter(ks), None)
     panels = {site: panel(metrics, site, k) for site in sites}
     levels = [(n, f) for n, f in constant(metrics) if f.value is not None]
     numbers = [n for lines in panels.values() for line in lines for _, n in line.points] + [f for _, f in levels]
     plot = Plot(TICKS, limits_of(numbers), y="mean IoU", levels=levels, size=(350, 270))
     drawn = [(site, line_chart(plot, lines, f"IoU by stage, {short_site(site)}")) for site, lines in panels.items()]
     return [(site, svg) for site, svg in drawn if svg], k
+
+
+def chosen_reading(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The site and k that validation chose for the headline."""
+    return next(iter(entries(metrics, "composition_iou").values()), {})
 
 
 def panel(metrics: dict[str, Any], site: str, k: Any) -> list[Line]:
@@ -62,7 +67,7 @@ def constant(metrics: dict[str, Any]) -> list[tuple[str, Number]]:
 
 def time_chart(metrics: dict[str, Any]) -> Markup:
     """IoU of the SAE across time by timestep, a line for each block and k."""
-    lines, best = [], dig(next(iter(mapping(metrics.get("composition_iou")).values()), None), "site")
+    lines, best = [], chosen_reading(metrics).get("site")
     found = readings(metrics, kind="sae", stage="all")
     groups = dict.fromkeys((str(f.get("site")), f.get("k")) for f in found.values())
     ks = {k for _, k in groups}
@@ -90,7 +95,7 @@ def _across(metrics: dict[str, Any], lines: list[Line]) -> Markup:
 
 def evolution_charts(metrics: dict[str, Any]) -> list[tuple[str, list[tuple[str, Markup]]]]:
     """For cohesion and for similarity, a panel for each block."""
-    found = {str(n): mapping(f) for n, f in mapping(metrics.get("evolution")).items()}
+    found = entries(metrics, "evolution")
     sites = dict.fromkeys(str(f.get("site")) for f in found.values())
     every = [
         (key, title, {site: _dictionaries(metrics, found, site, key) for site in sites}) for key, title in EVOLUTION

@@ -54,7 +54,7 @@ def _composition(metrics: dict[str, Any]) -> Card:
         for s in stages_of(metrics.get(key))
     ]
     first = mapping(next(iter(mapping(metrics.get(key)).values()), None))
-    what = f"mean IoU of the objects read at {short_site(first.get('site', '–'))}, k = {first.get('k', '–')}"
+    what = f"mean IoU of the objects read at {short_site(first.get('site', '–'))}, k\u00a0=\u00a0{first.get('k', '–')}"
     return Card("Read the composition", what, "emergence", rows, _top(rows))
 
 

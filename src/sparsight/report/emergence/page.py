@@ -7,28 +7,37 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sparsight.report.emergence import figures, headline, pictures, tables
+from sparsight.report.emergence import edits, figures, gallery, headline, tables
 from sparsight.report.emergence.sites import short_site, stages_of, strength_text
 from sparsight.report.numbers import read_number
 from sparsight.report.run_files import RunFiles, dig, listing, mapping
 from sparsight.report.sheets import Sprites
 
 EDIT_FACTS = ("site", "k", "normaliser", "scope", "share", "most", "test")
+SECTIONS = {
+    "emergence": ("Emergence", ("composition_rows",)),
+    "film": ("Film strip", ("film",)),
+    "latents": ("Latents", ("latents",)),
+    "layout": ("Layout", ("layout_grid", "layout_rows")),
+    "style": ("Style", ("style_grid", "style_rows")),
+    "evolution": ("Evolution", ("evolution",)),
+    "saes": ("SAEs", ("sae_rows", "across_rows")),
+}
 
 
 def emergence_context(run: RunFiles, sprites: Sprites) -> dict[str, Any]:
     """Everything that the template asks for and that is not on every page."""
     metrics = run.metrics
     cards = headline.cards(metrics)
-    return {
+    shown = {
         "cards": cards,
         "verdict": headline.verdict(cards),
         "facts": headline.facts(run),
         "name": str(run.recipe.get("name") or "emergence"),
         "seeds": ", ".join(map(str, listing(metrics.get("seeds")))) or "unknown",
         **_emergence(metrics),
-        "film": pictures.film(run, sprites),
-        "latents": pictures.latents(run, sprites),
+        "film": gallery.film(run, sprites),
+        "latents": gallery.latents(run, sprites),
         **_edits(run, sprites),
         "evolution": figures.evolution_charts(metrics),
         "sae_rows": tables.sae_rows(metrics),
@@ -39,6 +48,12 @@ def emergence_context(run: RunFiles, sprites: Sprites) -> dict[str, Any]:
         "own_css": _own("style.css"),
         "own_js": _own("panels.js"),
     }
+    return shown | {"present": _present(shown)}
+
+
+def _present(shown: dict[str, Any]) -> dict[str, str]:
+    """The sections that have something to show, with their names in the navigation."""
+    return {id: title for id, (title, parts) in SECTIONS.items() if any(shown[part] for part in parts)}
 
 
 def _own(name: str) -> Markup:
@@ -65,12 +80,12 @@ def _edits(run: RunFiles, sprites: Sprites) -> dict[str, Any]:
     """Both kinds of edits: pictures, tables, and how the edits were made."""
     metrics = run.metrics
     return {
-        "layout_grid": pictures.layout_grid(run, sprites),
+        "layout_grid": edits.layout_grid(run, sprites),
         "layout_rows": tables.layout_rows(metrics),
         "object_table": tables.object_table(metrics),
         "unedited": read_number(metrics, "layout", "unedited", unit="%"),
         "chance": read_number(metrics, "layout", "chance", unit="%"),
-        "style_grid": pictures.style_grid(run, sprites),
+        "style_grid": edits.style_grid(run, sprites),
         "style_rows": tables.style_rows(metrics),
         "each_style": tables.each_style(metrics),
         "style_columns": [title for _, title, _ in tables.STYLE_COLUMNS],

@@ -23,9 +23,17 @@ def stages_of(found: Any) -> list[str]:
     return [stage for stage in STAGES if stage in own] + [stage for stage in own if stage not in STAGES]
 
 
+def entries(metrics: dict[str, Any], part: str) -> dict[str, dict[str, Any]]:
+    """What a part of metrics.json says of each of its entries in plain words and numbers, by name."""
+    return {
+        str(name): {key: value for key, value in mapping(facts).items() if isinstance(value, str | int | float)}
+        for name, facts in mapping(metrics.get(part)).items()
+    }
+
+
 def readings(metrics: dict[str, Any], **wanted: Any) -> dict[str, dict[str, Any]]:
     """The ways of reading the composition whose facts are these, by name."""
-    every = {str(name): mapping(facts) for name, facts in mapping(metrics.get("composition")).items()}
+    every = entries(metrics, "composition")
     return {n: f for n, f in every.items() if all(f.get(key) == value for key, value in wanted.items())}
 
 
