@@ -52,7 +52,8 @@ def draw_film(run: EmergenceRun, metrics: dict[str, Any], folder: Path) -> dict[
             tiles.append(composition_tile(predicted(own, moment["threshold"], truth.shape[1:]), truth))
         tiles.append(composition_tile(stacked(truth), truth))
         rows.append({"image": number, "prompt": run.prompts.batch([number])[0], "nouns": nouns})
-    write_tiles(folder / "film.png", tiles, len(moments) + 1)
+    if tiles:  # none where no test image has an object that its prompt names
+        write_tiles(folder / "film.png", tiles, len(moments) + 1)
     size = [SCALE * side for side in run.model.image_size]
     facts = {"site": best["site"], "k": best["k"], "rule": rule, "tile": size, "colours": list(COLOURS)}
     return {**facts, "moments": moments, "rows": rows}
