@@ -41,6 +41,11 @@ def _plain(value: float) -> str:
     return f"{value:.3f}" if 0 < size < 0.1 else f"{value:.2f}"
 
 
+def digits_plain(value: float | None) -> str:
+    """A strength as people write it: 64, not 64.0."""
+    return "–" if value is None else f"{value:g}".replace("-", "−")
+
+
 @dataclass(frozen=True)
 class Number:
     """One figure, where it stands in metrics.json, and how good it is in its row."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from sparsight.activations import harvest_streams
 from sparsight.pipeline.emergence.dictionaries import annotate_stage, dictionary_stage
 from sparsight.pipeline.emergence.evaluate import evaluate_stage
+from sparsight.pipeline.emergence.gallery import write_gallery
 from sparsight.pipeline.emergence.layout import layout_stage
 from sparsight.pipeline.emergence.reading import read_stage
 from sparsight.pipeline.emergence.run import EmergenceRun
@@ -25,9 +26,10 @@ def harvest_stage(run: EmergenceRun) -> None:
 
 
 def report_stage(run: EmergenceRun) -> None:
-    """`report.html`."""
+    """`gallery/`, the pictures that only the page needs, and `report.html`."""
     from sparsight.report import write_report
 
+    write_gallery(run)
     write_report(run.folder)
 
 

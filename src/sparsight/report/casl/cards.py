@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from sparsight.report.numbers import Number, digits, label, read_number
+from sparsight.report.numbers import Number, digits, digits_plain, label, read_number
 from sparsight.report.run_files import RunFiles, dig, listing, mapping, number
 from sparsight.report.sheets import SHOWN, Sprites, Strip, overlay_strip, read_strip
 
@@ -97,11 +97,6 @@ def _slider(run: RunFiles, sprites: Sprites, shape: Shape, concept: str, alpha: 
     wanted = alpha if wanted is None else wanted
     chosen = min(range(len(stops)), key=lambda i: abs(stops[i][0] - (wanted or 0)))
     return {"stops": [(digits_plain(a), s) for a, s in stops], "chosen": chosen}
-
-
-def digits_plain(value: float | None) -> str:
-    """A strength as people write it: 64, not 64.0."""
-    return "–" if value is None else f"{value:g}".replace("-", "−")
 
 
 def latent_cards(run: RunFiles, sprites: Sprites, concept: str) -> list[dict[str, Any]]:

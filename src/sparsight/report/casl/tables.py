@@ -7,8 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sparsight.report.charts import dot_chart, log_limits
-from sparsight.report.figures import METHOD_FIGURES, Figure
+from sparsight.report.casl.charts import dot_chart, log_limits
+from sparsight.report.casl.figures import METHOD_FIGURES, Figure
 from sparsight.report.numbers import Number, digits, label, mark_best, method_names, read_number
 from sparsight.report.run_files import dig, listing, mapping, number
 

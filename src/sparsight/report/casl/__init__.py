@@ -1,0 +1,1 @@
+"""The page of a CASL run: precise edits through aligned latents."""
