@@ -56,6 +56,8 @@ def tiny_emergence(folder, model=None, **changes):
     for kind, strengths in CHOSEN.items():
         stages = {stage: {"strength": strength} for stage, strength in strengths.items()}
         write_json(folder / f"{kind}.json", {"stages": stages, "edit": asdict(getattr(run.recipe, kind))})
+    done = {kind: run.key(kind) for kind in CHOSEN}
+    write_json(folder / "run.json", {"stages": done, "seconds": {}, "versions": {}})
     return opened(folder, model)
 
 

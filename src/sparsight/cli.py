@@ -132,7 +132,8 @@ def steer(
     ),
 ) -> None:
     """Edit your own picture with a run's latents."""
-    from sparsight.pipeline.casl.own import steer_image, write_pair
+    from sparsight.images import write_pair
+    from sparsight.pipeline.casl.own import steer_image
     from sparsight.pipeline.casl.run import CaslRun
 
     before, after = steer_image(CaslRun.open_own(folder), image, concept, alpha, k)

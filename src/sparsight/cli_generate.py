@@ -125,7 +125,7 @@ def _draw(name: str, out: Path, prompt: str, **options: Any) -> None:
 
 
 def _edit(folder: Path, model: str | None, wishes: dict[str, Any], out: Path, prompt: str, **options: Any) -> None:
-    from sparsight.pipeline.casl.own import write_pair
+    from sparsight.images import write_pair
     from sparsight.pipeline.emergence.own import edit_prompt, open_run
     from sparsight.terminal import Live
 

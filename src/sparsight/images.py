@@ -84,6 +84,11 @@ def image_path(folder: Path, number: int) -> Path:
     return folder / f"{number:08d}.png"
 
 
+def write_pair(path: Path, before: Tensor, after: Tensor) -> None:
+    """Save two images (1, 3, H, W) in [-1, 1] side by side as one PNG."""
+    write_image(path, torch.cat([before, after], dim=3)[0])
+
+
 def write_image(path: Path, image: Tensor) -> None:
     """Save one image (3, H, W) in [-1, 1] as PNG, whole or not at all; nothing lost but the rounding to uint8."""
     with atomic(path) as temporary:

@@ -8,11 +8,10 @@ import pytest
 from concepts.planted import rectangle
 from sparsight import SparsightError
 from sparsight.concepts import Annotation, Annotations
-from sparsight.pipeline.emergence import dictionaries
 from sparsight.pipeline.emergence.dictionaries import annotate_stage
 from sparsight.pipeline.emergence.stages import harvest_stage
 from sparsight.prompts import Prompts
-from sparsight.worlds.scenes.world import ScenesWorld
+from sparsight.worlds.scenes.domain import ScenesDomain
 from tiny_emergence import opened, tiny_recipe_in
 from tiny_text import tiny_text_model
 
@@ -23,9 +22,6 @@ class Fake:
     """Sees a cat in every image; told to, it is stopped after so many."""
 
     name, stop, seen = "fake", None, 0
-
-    def __init__(self, world):
-        pass
 
     def annotate(self, images, captions=None, numbers=None):
         if Fake.stop is not None and Fake.seen >= Fake.stop:
@@ -54,7 +50,7 @@ def kept(run):
 
 def test_a_missing_annotator_is_one_sentence_and_the_harvest_is_kept(run, tmp_path):
     before = kept(run)
-    run.world = ScenesWorld(tmp_path / "nowhere")
+    run.world = ScenesDomain(tmp_path / "nowhere")
     with pytest.raises(
         SparsightError, match=r"the world .scenes. has no trained segmenter in .*world build scenes"
     ) as caught:
@@ -64,10 +60,9 @@ def test_a_missing_annotator_is_one_sentence_and_the_harvest_is_kept(run, tmp_pa
 
 
 def test_an_interrupted_annotation_goes_on_where_it_stopped(run, monkeypatch):
-    monkeypatch.setattr(dictionaries, "SceneAnnotator", Fake)
     monkeypatch.setattr(Fake, "stop", 64)
     monkeypatch.setattr(Fake, "seen", 0)
-    before, run.world = kept(run), SimpleNamespace()
+    before, run.world = kept(run), SimpleNamespace(annotator=Fake())
     with pytest.raises(KeyboardInterrupt):
         run.do("annotate", annotate_stage)
     folder = run.folder / "annotations"

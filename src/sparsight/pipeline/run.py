@@ -95,6 +95,10 @@ class Run:
         path = self.folder / "run.json"
         return read_json(path) if path.exists() else {"stages": {}, "seconds": {}, "versions": {}}
 
+    def finished(self, stage: str) -> bool:
+        """Whether a stage is done for what the recipe now says."""
+        return bool(self.state["stages"].get(stage) == self.key(stage))
+
     def save_recipe(self) -> None:
         """Write recipe.yaml; a folder that holds another recipe's run keeps what is still valid of it."""
         with atomic(self.folder / "recipe.yaml") as temporary:
@@ -112,8 +116,7 @@ class Run:
 
     def do(self, stage: str, work: Work) -> None:
         """Do a stage unless it is already done for the same inputs."""
-        key = self.key(stage)
-        if self.state["stages"].get(stage) == key:
+        if self.finished(stage):
             self.report.finish(stage, self.state["seconds"].get(stage, 0.0), cached=True)
             return
         self.report.start(stage)
@@ -121,7 +124,7 @@ class Run:
         work(self)
         seconds = time.monotonic() - began
         state = self.state
-        state["stages"][stage] = key
+        state["stages"][stage] = self.key(stage)
         state["seconds"][stage] = round(seconds, 1)
         state["versions"] = versions()
         write_json(self.folder / "run.json", state)

@@ -14,8 +14,8 @@ from torch import Tensor
 from sparsight.concepts import choose
 from sparsight.diffusion import Loop, sample
 from sparsight.errors import SparsightError
-from sparsight.files import atomic, read_json
-from sparsight.images import read_image, to_pixels
+from sparsight.files import read_json
+from sparsight.images import read_image
 from sparsight.pipeline.casl.editing import inverted, window
 from sparsight.pipeline.casl.openers import concept_folder, open_alignment, open_sae
 from sparsight.sae import SAE
@@ -67,11 +67,3 @@ def _method(run: CaslRun, sae: SAE, name: str, k: int) -> LatentSteering:
         if k == run.recipe.steer.k
         else casl
     )
-
-
-def write_pair(path: Path, before: Tensor, after: Tensor) -> None:
-    """Write the two pictures side by side as one PNG."""
-    from PIL import Image
-
-    with atomic(path) as temporary:
-        Image.fromarray(to_pixels(torch.cat([before, after], dim=3))[0]).save(temporary, format="PNG")

@@ -53,6 +53,10 @@ class Domain(Protocol):
         """Says what is where."""
         ...
 
+    def require(self) -> None:
+        """Raise `SparsightError` for a judge that is known to be missing, before hours are spent."""
+        ...
+
     def prompt_for(self, kind: str, number: int) -> str:
         """A prompt that names one object; `number` decides whatever else it says."""
         ...

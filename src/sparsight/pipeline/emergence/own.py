@@ -16,7 +16,7 @@ from sparsight.diffusion.sampling import Moment
 from sparsight.diffusion.sites import Step
 from sparsight.errors import SparsightError
 from sparsight.pipeline.emergence.asked import Move, Style
-from sparsight.pipeline.emergence.own_edits import edit_of, parts_of, strength_of
+from sparsight.pipeline.emergence.own_edits import edit_of, parts_of
 from sparsight.pipeline.emergence.run import EmergenceRun
 from sparsight.steering import ConceptEdit, edit_together
 
@@ -129,8 +129,7 @@ def edit_prompt(
 def planned(run: EmergenceRun, asked: Move | Style, window: tuple[float, float] | None, steps: int) -> list[Part]:
     """The edits that a wish comes to, one for each stage that it acts in."""
     stages = parts_of(run, asked, window, steps)
-    strengths = [strength_of(run, asked, stage) for stage, _ in stages]
-    made = [edit_of(run, asked, stage, s) for (stage, _), s in zip(stages, strengths, strict=True)]
+    made = [edit_of(run, asked, stage) for stage, _ in stages]
     return [
         Part(asked, stage, replace(edit, window=when), found)
         for (stage, when), (edit, found) in zip(stages, made, strict=True)

@@ -12,7 +12,8 @@ from sparsight.pipeline.emergence.asked import Move, Style
 from sparsight.pipeline.emergence.reading import things
 from sparsight.pipeline.emergence.recipe import EditConfig
 from sparsight.pipeline.emergence.run import EmergenceRun, stream_name
-from sparsight.pipeline.emergence.style import best_of, latent_of
+from sparsight.pipeline.emergence.style import best_of
+from sparsight.pipeline.emergence.style import latents_of as style_latents
 from sparsight.sae import SAE
 from sparsight.steering import STAGES, ConceptEdit, Window, fraction_window, global_edit, spatial_edit, stage_window
 
@@ -25,9 +26,9 @@ def kind_of(asked: Wish) -> str:
 
 
 def found_by(run: EmergenceRun, kind: str) -> dict[str, Any]:
-    """What layout.json or style.json says; nothing where the run has not come that far."""
+    """What layout.json or style.json says; nothing where the run has not come that far, or only under another recipe."""
     path = run.folder / f"{kind}.json"
-    return read_json(path) if path.exists() else {}
+    return read_json(path) if path.exists() and run.finished(kind) else {}
 
 
 def config_of(run: EmergenceRun, asked: Wish) -> EditConfig:
@@ -72,7 +73,7 @@ def parts_of(
     return found
 
 
-def edit_of(run: EmergenceRun, asked: Wish, stage: str, strength: float) -> tuple[ConceptEdit, str]:
+def edit_of(run: EmergenceRun, asked: Wish, stage: str) -> tuple[ConceptEdit, str]:
     """The edit over the whole of a stage, and where its latents are from.
 
     Raises `SparsightError` for a word that no latent stands for, an unfit mask, another model, and missing parts.
@@ -81,6 +82,7 @@ def edit_of(run: EmergenceRun, asked: Wish, stage: str, strength: float) -> tupl
     dictionary = dictionary_of(run, config, stage)
     latents, found = latents_of(run, config, asked, stage, dictionary)
     sae = sae_of(run, config, stage)
+    strength = strength_of(run, asked, stage)
     common: dict[str, Any] = {"site": config.site, "beta": 1.0, "normaliser": config.normaliser, "scope": config.scope,
                               "window": stage_window(stage)}  # fmt: skip
     edit: ConceptEdit
@@ -120,13 +122,14 @@ def latents_of(
 ) -> tuple[list[int], str]:
     """The latents that stand for a word, chosen as the run chooses them for its own tests, and where they are from."""
     word, world = asked.word.lower(), run.world
-    own = latent_of(run, config, word, stage) if isinstance(asked, Style) and word in world.styles else None
-    if own is not None:
-        return [own[0]], own[1]
+    if isinstance(asked, Style) and word in world.styles:
+        own = style_latents(run, config, word, stage)
+        if own[0]:
+            return own
     try:
         dictionary.find(asked.word)  # offers the nearest of all words, where there is none
         if isinstance(asked, Style):
-            return [best_of(dictionary, asked.word)], "its own entry"
+            return best_of(dictionary, asked.word, config), "its own entry"
         if word in (*world.kinds, *world.backgrounds):  # styles must not count in the share of an object's word
             dictionary = things(run, dictionary)
         hits = dictionary.at_least(share=config.share).find(asked.word)

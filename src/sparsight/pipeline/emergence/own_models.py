@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -86,6 +87,13 @@ class OwnDomain:
     def perceptual(self) -> PerceptualDistance:
         """The distance of pictures."""
         return load_perceptual(self.config.perceptual)
+
+    def require(self) -> None:
+        """Judges that are named by an absolute path must be there; Hub ids are asked for when they are needed."""
+        for name in ("detector", "segmenter", "localiser", "clip"):
+            place = Path(getattr(self.config, name))
+            if place.is_absolute() and not place.is_dir():
+                raise SparsightError(f"own.{name} is {place}, which is no folder")
 
     def prompt_for(self, kind: str, number: int) -> str:
         """`object_prompt`, whatever the number: the noise alone differs."""

@@ -98,7 +98,7 @@ class EmergenceRecipe(Recipe):
     sae: TrainConfig = field(default_factory=lambda: TrainConfig(activation="topk", expansion=4.0, lr=1e-4))
     dictionary: DictionaryConfig = field(default_factory=lambda: DictionaryConfig(normaliser="max"))
     layout: EditConfig = field(default_factory=EditConfig)
-    style: EditConfig = field(default_factory=lambda: EditConfig(validation=16, test=200))
+    style: EditConfig = field(default_factory=lambda: EditConfig(most=1, validation=16, test=200))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -56,7 +56,8 @@ class EmergenceRun(Run):
             for name in chosen:
                 if name not in known:
                     raise unknown(what, name, known)
-        self.steps_at  # noqa: B018  # says what is wrong with the number of steps
+        self.streams()  # says what is wrong with the steps and the guidance
+        self.world.require()
 
     @cached_property
     def world(self) -> Domain:

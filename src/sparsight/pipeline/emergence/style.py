@@ -63,24 +63,24 @@ def drawn(run: EmergenceRun, base: int, count: int) -> list[edits.Plain]:
     ]
 
 
-def latent_of(run: EmergenceRun, config: EditConfig, style: str, stage: str) -> tuple[int, str] | None:
-    """The latent that stands for a style at a stage, and how it was found; None where none can be.
+def latents_of(run: EmergenceRun, config: EditConfig, style: str, stage: str) -> tuple[list[int], str]:
+    """The latents that stand for a style at a stage, and how they were found; none where none can be.
 
-    The one with the best F1 of "this style" against the other styles among all that have it (the paper picks by hand).
-    Where no entry holds the style: the partner, by labels, of the one in the middle stage.
+    The `config.most` (0: all) with the best F1 of "this style" against the other styles, out of those of whose entry the
+    style is at least `config.share` (the paper picks one by hand). Where no entry holds the style: the partners, by
+    labels, of those in the middle stage.
     """
     own = styles_of(run, config, stage)
     try:
-        return best_of(own, style), "its own entry"
+        return best_of(own, style, config), "its own entry"
     except SparsightError:
         pass
+    middle = styles_of(run, config, "middle")
     try:
-        partner = match_by_labels(
-            styles_of(run, config, "middle"), own, [best_of(styles_of(run, config, "middle"), style)]
-        )
-        return partner[0].partner, "matched to the middle stage"
+        matches = match_by_labels(middle, own, best_of(middle, style, config))
     except SparsightError:
-        return None
+        return [], ""
+    return list(dict.fromkeys(match.partner for match in matches)), "matched to the middle stage"
 
 
 def styles_of(run: EmergenceRun, config: EditConfig, stage: str) -> ConceptDictionary:
@@ -88,20 +88,21 @@ def styles_of(run: EmergenceRun, config: EditConfig, stage: str) -> ConceptDicti
     return run.dictionary(f"{stream_name(config.site, stage, 'cond')}.k{config.k}").only(run.world.styles)
 
 
-def best_of(dictionary: ConceptDictionary, style: str) -> int:
-    """The latent with the best F1 of its share of this style and its recall of it."""
-    hits = dictionary.find(style)
-    return max(hits, key=lambda hit: (hit.share * hit.recall / (hit.share + hit.recall), -hit.latent)).latent
+def best_of(dictionary: ConceptDictionary, style: str, config: EditConfig) -> list[int]:
+    """The latents with the best F1 of their share of this style and their recall of it."""
+    hits = dictionary.at_least(share=config.share).find(style)
+    best = sorted(hits, key=lambda hit: (-hit.share * hit.recall / (hit.share + hit.recall), hit.latent))
+    return [hit.latent for hit in (best[: config.most] if config.most else best)]
 
 
 def editor(run: EmergenceRun, config: EditConfig, style: str, stage: str, strength: float) -> GlobalEdit | None:
     """The edit that brings a style in; None where no latent stands for it."""
-    found = latent_of(run, config, style, stage)
-    if found is None:
+    latents, _ = latents_of(run, config, style, stage)
+    if not latents:
         return None
     sae = run.sae(stream_name(config.site, stage, "cond"), config.k)
     edit = global_edit(
-        sae, [found[0]], site=config.site, beta=1.0, normaliser=config.normaliser, scope=config.scope,
+        sae, latents, site=config.site, beta=1.0, normaliser=config.normaliser, scope=config.scope,
         window=stage_window(stage),
     )  # fmt: skip
     at = edits.at_strength(edit, edits.tokens_of(run, config.site, stage), strength)
@@ -159,9 +160,9 @@ def paint(
         methods = edits.with_controls(edit, edits.tokens_of(run, config.site, stage), run.recipe.seed)
         painted = {name: repaint(run, plain, stage, own, TEST) for name, own in methods.items()}
         images = {name: own for name, (own, _) in painted.items()}
-        how = latent_of(run, config, style, stage)
+        how = latents_of(run, config, style, stage)[1]
         strengths = {name: measured for name, (_, measured) in painted.items()}
-        facts = {"latents": list(edit.latents), "found": how[1] if how else "", "beta": edit.alpha,
+        facts = {"latents": list(edit.latents), "found": how, "beta": edit.alpha,
                  "measured_strength": strengths}  # fmt: skip
     for method, own in images.items():
         write_sheet(run.folder / "style" / f"{stage}.{style}.{method}.png", own)

@@ -35,6 +35,11 @@ class ScenesDomain(ScenesWorld):
         """Kinds by the segmenter, background and style by their classifiers."""
         return SceneAnnotator(self)
 
+    def require(self) -> None:
+        """All models must be trained."""
+        for part in ("model", "segmenter", "tagger", "styles", "clip"):
+            self._trained(part)
+
     def prompt_for(self, kind: str, number: int) -> str:
         """One object, with a background and a style drawn from the number."""
         return prompt_for(kind, number)
