@@ -1,13 +1,14 @@
-"""Which normaliser, half and k of the edits: every combination on validation images, before anything is tested.
+"""Which latents, normaliser, half and k of the edits: tried on validation images before anything is tested.
 
-The paper's table of strengths does not fit its own formulas, and it does not say which k it edits with.
+The paper's table of strengths does not fit its own formulas, it does not say which k it edits with, and it takes every
+latent whose entry has the word, however rare the word is there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsight.files import read_json, write_json
@@ -19,27 +20,44 @@ if TYPE_CHECKING:
     from sparsight.pipeline.emergence.run import EmergenceRun
 
 Attempt = Callable[[EditConfig, float], dict[str, Any]]
+SHARES = (0.0, 0.3, 0.5)
+# "norm_over_sum" is "norm_over_mean" over the number of positions: at one strength they are one edit.
+DIFFERENT = tuple(name for name in NORMALISERS if name != "norm_over_sum")
 
 
 def calibrated(run: EmergenceRun, name: str, config: EditConfig, attempt: Attempt) -> EditConfig:
-    """`config` with the combination that did best, if the recipe asks for it; all of them are kept in `NAME.trials.json`.
+    """`config` with what did best, if the recipe asks for it; every trial is kept in `NAME/trials.json`.
 
-    `attempt(config, strength)` says how often an edit succeeds. A combination that was tried before is not tried again.
+    One choice after the other, each with the best of those before: share, normaliser, scope, k. `attempt(config,
+    strength)` says how often an edit succeeds. What was tried before is not tried again.
     """
     if not run.recipe.calibrate:
         return config
-    path = run.folder / name / "trials.json"
-    rows: list[dict[str, Any]] = read_json(path)["rows"] if path.exists() else []
-    # "norm_over_sum" is "norm_over_mean" over the number of positions: at one strength they are one edit.
-    normalisers = [n for n in NORMALISERS if n != "norm_over_sum"]
-    options = list(product(normalisers, SCOPES, run.recipe.k))
-    for done, (normaliser, scope, k) in enumerate(options):
-        wanted = {"normaliser": normaliser, "scope": scope, "k": k}
-        if not any(row.items() >= wanted.items() for row in rows):
-            run.report.update(done, len(options), f"{normaliser}, {scope}, k = {k}")
-            own = replace(config, normaliser=normaliser, scope=scope, k=k)
-            trials = [attempt(own, strength) for strength in config.strengths]
-            rows.append({**wanted, "trials": trials, **chosen(trials)})
-            write_json(path, {"rows": rows})
-    best = max(rows, key=lambda row: row["success"])
-    return replace(config, normaliser=best["normaliser"], scope=best["scope"], k=best["k"])
+    trials = Trials(run.folder / name / "trials.json", attempt)
+    options = {"share": SHARES, "normaliser": DIFFERENT, "scope": SCOPES, "k": run.recipe.k}
+    for done, (key, values) in enumerate(options.items()):
+        run.report.update(done, len(options), f"choosing {key}")
+        tried = [(replace(config, **{key: value})) for value in values]  # type: ignore[arg-type]
+        config = max(tried, key=lambda one: trials.of(one)["success"])
+    return config
+
+
+class Trials:
+    """What was tried, in a file."""
+
+    def __init__(self, path: Path, attempt: Attempt) -> None:
+        self.path, self.attempt = path, attempt
+        self.rows: list[dict[str, Any]] = read_json(path)["rows"] if path.exists() else []
+
+    def of(self, config: EditConfig) -> dict[str, Any]:
+        """The best strength of a config, with its success; tried where that has not been done."""
+        wanted = {key: getattr(config, key) for key in ("share", "normaliser", "scope", "k")}
+        for row in self._of(wanted):
+            return row
+        trials = [self.attempt(config, strength) for strength in config.strengths]
+        self.rows.append({**wanted, "trials": trials, **chosen(trials)})
+        write_json(self.path, {"rows": self.rows})
+        return self.rows[-1]
+
+    def _of(self, wanted: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        return (row for row in self.rows if row.items() >= wanted.items())

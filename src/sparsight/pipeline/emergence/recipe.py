@@ -75,8 +75,8 @@ class EmergenceRecipe(Recipe):
 
     `sites` are the blocks that are read, each with an SAE for every stage, half of guidance and k of `k`. `between` > 0
     also trains one SAE across time for each site, over so many steps spread evenly. `words` are the word vectors.
-    `objects` and `styles` are moved and brought in (none: all that the world knows). `calibrate` tries every normaliser
-    and scope and k on validation images before anything is tested. `own` is read where `world` is "own".
+    `objects` and `styles` are moved and brought in (none: all that the world knows). `calibrate` tries shares,
+    normalisers, scopes and k on validation images before anything is tested. `own` is read where `world` is "own".
     """
 
     experiment: str = "emergence"
