@@ -15,7 +15,7 @@ from sparsight.worlds.scenes.annotators import build_annotator, segment_logits
 from sparsight.worlds.scenes.data import SceneData
 from sparsight.worlds.training import Progress
 
-STEPS = {"tagger": 700, "styles": 200, "segmenter": 900}
+STEPS = {"tagger": 1800, "styles": 200, "segmenter": 2500}
 
 
 def train_annotator(

@@ -29,11 +29,11 @@ class DenoiserConfig:
     share of the others that the middle block alone may read, so that it learns to decide what is drawn where.
     """
 
-    steps: int = 20_000
+    steps: int = 11_000
     batch_size: int = 16
     learning_rate: float = 5e-4
     warmup: int = 200
-    ema: float = 0.9995
+    ema: float = 0.998
     dropout: float = 0.1
     middle: float = 0.5
     seed: int = 0
