@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,7 @@ class MeanDifference(Method):
 
     name = "mean_difference"
     title = "difference of means"
-    paper = "Larsen et al. 2016 (arXiv 1512.09300, section 4.2); as activation steering, Turner et al. 2023"
+    paper = "Larsen et al. 2016 (arXiv 1512.09300); as activation steering, Turner et al. 2023 (arXiv 2308.10248)"
     needs = frozenset({LABELS, STORE})
 
     form: str = "vector"
@@ -38,31 +39,39 @@ class MeanDifference(Method):
 
     def fit(self, concept: Concept, data: FitData) -> Editor:
         """The difference over all training images and the window's timesteps, in the shared unit."""
-        maps = mean_differences(data, data.labels(concept).bool())
+        maps = weighted_sums(data, halves(data.labels(concept)))
         if self.form == "timed":
-            timed = Timed(data.site, 1.0, data.window, rule=lambda _, t: maps[t], stamps=tuple(maps))
-            return in_units(timed, data)
+            return timed_editor(maps, data)
         whole = torch.stack(list(maps.values())).mean(0)
-        return in_units(
-            Direction(data.site, 1.0, data.window, vector=whole if self.form == "map" else whole.mean(0)), data
-        )
+        vector = whole if self.form == "map" else whole.mean(0)
+        return in_units(Direction(data.site, 1.0, data.window, vector=vector), data)
 
 
-def mean_differences(data: FitData, labels: Tensor) -> dict[int, Tensor]:
-    """For each timestep of the window, the mean tokens (N, C) with `labels` (n,) minus without, in one read.
+def halves(labels: Tensor) -> Tensor:
+    """Weights (n,) fp64 under which a sum is the mean with `labels` minus the mean without.
 
-    Raises `SparsightError` unless there are images of both kinds.
+    Labels that are scores are cut at their median. Raises `SparsightError` unless there are images of both kinds.
     """
-    labels = labels.bool()
-    if labels.all() or not labels.any():
+    yes = labels if labels.dtype == torch.bool else labels > labels.float().median()
+    if yes.all() or not yes.any():
         raise SparsightError("a mean difference needs images with the concept and images without it")
-    weight = labels.double() / labels.sum() - (~labels).double() / (~labels).sum()
-    of = dict(zip(data.numbers, weight.tolist(), strict=True))
+    return yes.double() / yes.sum() - (~yes).double() / (~yes).sum()
+
+
+def weighted_sums(data: FitData, weights: Tensor) -> dict[int, Tensor]:
+    """For each timestep of the window, the sum over images of `weights` (n,) times tokens: {t: (N, C)}, in one read."""
+    of = dict(zip(data.numbers, weights.tolist(), strict=True))
     sums: dict[int, Tensor] = {}
     for rows in data.chunks("tokens"):
-        shares = torch.tensor([of[int(n)] for n in rows["image"]], dtype=torch.float64)
+        own = torch.tensor([of[int(n)] for n in rows["image"]], dtype=torch.float64)
         for t in rows["t"].unique().tolist():
-            own = rows["t"] == t
-            part = torch.einsum("m,mnc->nc", shares[own], rows["tokens"][own].double())
-            sums[t] = sums.get(t, torch.zeros_like(part)) + part
+            now = rows["t"] == t
+            part = torch.einsum("m,mnc->nc", own[now], rows["tokens"][now].double())
+            sums[t] = sums[t] + part if t in sums else part
     return {t: total.float() for t, total in sums.items()}
+
+
+def timed_editor(directions: Mapping[int, Tensor], data: FitData) -> Editor:
+    """An editor that adds to the site's tokens the direction (N, C) of the timestep, in the shared unit."""
+    timed = Timed(data.site, 1.0, data.window, rule=lambda _, t: directions[t], stamps=tuple(directions))
+    return in_units(timed, data)

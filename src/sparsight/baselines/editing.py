@@ -33,11 +33,11 @@ def edited_latents(model: DiffusionModel, editor: Editor, strength: float, plan:
     """Clean latents (B, c, h, w) of a run; the editor's context is the caller's to open."""
     x, acting = plan.noise, list(editor.interventions(strength))
     for index, (t, _) in enumerate(model.pairs(plan.loop.steps)):
-        x = editor.move(model, x, t, strength)
+        told = editor.told(plan.conditioning, t, strength)
+        x = editor.move(model, x, t, strength, told)
         steps = walk(
-            model, x, plan.loop, conditioning=editor.told(plan.conditioning, t, strength), interventions=acting,
-            start=index, generator=plan.generator,
-        )  # fmt: skip
+            model, x, plan.loop, conditioning=told, interventions=acting, start=index, generator=plan.generator
+        )
         x = next(steps).x_next  # one step at a time: between two steps the editor may move the state
     return x
 

@@ -77,8 +77,13 @@ class Editor:
         """Changes of a site's tokens, as the loop takes them. In an asymmetric loop they move x0 alone."""
         return ()
 
-    def move(self, model: DiffusionModel, x_t: Tensor, t: int, strength: float) -> Tensor:
-        """The state (B, c, h, w) that the step at `t` shall start from; `x_t` itself where nothing is moved."""
+    def move(
+        self, model: DiffusionModel, x_t: Tensor, t: int, strength: float, conditioning: Conditioning | None = None
+    ) -> Tensor:
+        """The state (B, c, h, w) that the step at `t` shall start from; `x_t` itself where nothing is moved.
+
+        `conditioning` is what the model is told in this step, for a method that asks the model itself.
+        """
         return x_t
 
     def told(self, conditioning: Conditioning | None, t: int, strength: float) -> Conditioning | None:

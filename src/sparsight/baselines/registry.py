@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from sparsight.baselines.boundary import BoundaryDiffusion
+from sparsight.baselines.casl import Casl, CaslDecoderAtom, CaslNoSae, CaslRandomDirection, CaslRandomLatent
 from sparsight.baselines.data import FitData
 from sparsight.baselines.difference import MeanDifference
+from sparsight.baselines.haas import HaasJacobian, HaasPca, HaasSupervised
 from sparsight.baselines.method import NEEDS, Editor, Method
+from sparsight.baselines.park import ParkPullback
+from sparsight.baselines.random_edits import RandomDirection, RandomLatent
 from sparsight.concepts.concept import Concept
 from sparsight.errors import SparsightError, unknown
 
 METHODS: dict[str, type[Method]] = {
     m.name: m
     for m in (
+        RandomDirection,
+        RandomLatent,
         MeanDifference,
+        BoundaryDiffusion,
+        HaasSupervised,
+        HaasPca,
+        HaasJacobian,
+        ParkPullback,
+        Casl,
+        CaslRandomLatent,
+        CaslRandomDirection,
+        CaslDecoderAtom,
+        CaslNoSae,
     )
 }  # fmt: skip
 
