@@ -12,7 +12,7 @@ from sparsight.baselines.units import Timed, in_units
 
 ON_THE_SITE = (
     "random_direction", "random_latent", "mean_difference", "haas_supervised", "haas_pca", "casl", "casl_random_latent",
-    "casl_random_direction", "casl_decoder_atom", "casl_no_sae",
+    "casl_random_direction", "casl_decoder_atom", "casl_no_sae", "difflens",
 )  # fmt: skip
 
 

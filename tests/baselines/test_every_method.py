@@ -10,6 +10,8 @@ from sparsight import Loop, SparsightError, sample
 from sparsight.baselines import METHODS, NEEDS, Plan, applicable, edit_images, fit, method
 
 QUICK = {
+    "asyrp": {"images": 2, "epochs": 1, "batch_size": 2, "lr": 0.05},
+    "image_slider": {"updates": 3},
     "park_pullback": {"count": 3, "images": 2, "repeats": 2, "iterations": 3},
     "haas_jacobian": {"images": 2, "iterations": 3},
 }

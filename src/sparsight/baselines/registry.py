@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from sparsight.baselines.asyrp import Asyrp
 from sparsight.baselines.boundary import BoundaryDiffusion
 from sparsight.baselines.casl import Casl, CaslDecoderAtom, CaslNoSae, CaslRandomDirection, CaslRandomLatent
 from sparsight.baselines.data import FitData
 from sparsight.baselines.difference import MeanDifference
+from sparsight.baselines.difflens import DiffLens
 from sparsight.baselines.haas import HaasJacobian, HaasPca, HaasSupervised
 from sparsight.baselines.method import NEEDS, Editor, Method
 from sparsight.baselines.park import ParkPullback
 from sparsight.baselines.random_edits import RandomDirection, RandomLatent
+from sparsight.baselines.saeuron import Saeuron
+from sparsight.baselines.slider import ImageSlider
 from sparsight.concepts.concept import Concept
 from sparsight.errors import SparsightError, unknown
 
@@ -24,6 +28,10 @@ METHODS: dict[str, type[Method]] = {
         HaasPca,
         HaasJacobian,
         ParkPullback,
+        Asyrp,
+        ImageSlider,
+        DiffLens,
+        Saeuron,
         Casl,
         CaslRandomLatent,
         CaslRandomDirection,

@@ -53,7 +53,8 @@ def in_units(steering: Steering, data: FitData, own: float | None = None) -> Ste
 class Timed(Steering):
     """A steering whose shift depends on the timestep: `rule(tokens, t)` gives it for tokens (B, N, C).
 
-    `stamps` are the timesteps that the rule knows; a step between two of them is taken for the nearest.
+    `stamps` are the timesteps that the rule knows; a step between two of them is taken for the nearest. Without any it
+    knows all.
     """
 
     rule: Callable[[Tensor, int], Tensor] | None = None
@@ -61,7 +62,7 @@ class Timed(Steering):
 
     def nearest(self, t: int) -> int:
         """The known timestep next to `t`."""
-        return min(self.stamps, key=lambda stamp: abs(stamp - t))
+        return min(self.stamps, key=lambda stamp: abs(stamp - t), default=t)
 
     def shift_at(self, tokens: Tensor, t: int) -> Tensor:
         """The shift at strength 1 for tokens (B, N, C) of timestep `t`, shaped like them or broadcasting to them."""
