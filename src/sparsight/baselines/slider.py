@@ -65,7 +65,7 @@ class ImageSlider(Method):
                 for scale, side in ((1.0, after), (-1.0, before)):  # one at a time: both share the layers' scale
                     side_loss(data.model, layers, scale, side[row : row + 1], noise, t).backward()
                 optimizer.step()
-            deltas = {path: layer.get_delta_weight("default").detach().clone() for path, layer in layers.items()}
+            deltas = trained(layers)
         return WeightEditor(deltas)
 
 
@@ -109,9 +109,15 @@ def lora(model: DiffusionModel, rank: int, alpha: float, seed: int) -> Iterator[
             setattr(denoiser.get_submodule(parent), name, module)
         for parameter, wanted in asked:
             parameter.requires_grad_(wanted)
-        for leftover in ("peft_config",):
-            if hasattr(denoiser, leftover):
-                delattr(denoiser, leftover)
+        if hasattr(denoiser, "peft_config"):
+            del denoiser.peft_config
+
+
+def trained(layers: dict[str, Any]) -> dict[str, Tensor]:
+    """What the slider at +1 adds to each layer's weight."""
+    for layer in layers.values():
+        layer.set_scale("default", 1.0)  # the last side that was trained is -1
+    return {path: layer.get_delta_weight("default").detach().clone() for path, layer in layers.items()}
 
 
 def side_loss(
