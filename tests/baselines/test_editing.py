@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from baselines.small_data import BRIGHT, LOOP, noise, small_data
+from baselines.small_data import BRIGHT, LOOP, noise, small_data, small_sae
 from sparsight import Direction, Loop, SparsightError, Window, sample
 from sparsight.baselines import Editor, FitData, Method, Unedited, applicable, edit_images, fit, method
 from sparsight.baselines.units import Timed, in_units
@@ -96,6 +96,16 @@ def test_nothing_is_opened_before_it_is_asked_for():
     data = FitData(small_data().model, sources={"sae": broken, "labels": lambda: None, "store": broken})
     assert applicable(method("mean_difference"), data) is None
     assert "CASL's alignment" in applicable(method("casl"), data)
+
+
+def test_an_sae_that_is_told_the_timestep_is_refused_by_steerings_that_do_not_tell_it():
+    data = small_data()
+    timed = small_sae(data.store.load("tokens")["tokens"], t_edges=(700,))
+    told = replace(data, sources={**data.sources, "sae": lambda: timed})
+    for name, options in (("casl", {}), ("random_latent", {}), ("difflens", {"form": "scale"})):
+        assert "told the timestep" in applicable(method(name, **options), told)
+    for name in ("difflens", "saeuron"):  # these do
+        assert fit(method(name), BRIGHT, told).interventions(1.0)
 
 
 def test_mistakes_are_named():

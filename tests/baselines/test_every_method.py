@@ -67,7 +67,7 @@ def test_a_method_says_what_it_is_and_asks_for_nothing_that_it_did_not_declare(n
 def test_a_method_without_what_it_needs_is_refused_in_words(name):
     from dataclasses import replace
 
-    bare, chosen = replace(small_data(), sources={}, opened={}), method(name)
+    bare, chosen = replace(small_data(), sources={}), method(name)
     if not chosen.needs - {"gradients"}:
         return
     why = applicable(chosen, bare)

@@ -25,7 +25,7 @@ def test_a_supervised_direction_is_the_mean_of_the_extremes():
     scored = {**data.sources, "labels": lambda: lambda name, numbers: scores}
     from dataclasses import replace
 
-    editor = fit(method("haas_supervised", extremes=2), BRIGHT, replace(data, sources=scored, opened={}))
+    editor = fit(method("haas_supervised", extremes=2), BRIGHT, replace(data, sources=scored))
     (steering,) = editor.interventions(1.0)
     for t in (900, 600):
         tokens = data.at(t, "tokens")["tokens"]
@@ -34,7 +34,7 @@ def test_a_supervised_direction_is_the_mean_of_the_extremes():
         torch.testing.assert_close(shift / steering.unit, expected)
 
 
-def test_yes_and_no_labels_take_the_first_of_either_kind():
+def test_yes_and_no_labels_take_as_many_of_either_kind():
     high, low = extremes(torch.tensor([False, True, True, False, True]), 2)
     assert high.tolist() == [1, 2] and set(low.tolist()) <= {0, 3}
     with pytest.raises(SparsightError, match="with the concept and images without"):

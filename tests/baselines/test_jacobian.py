@@ -64,3 +64,10 @@ def test_a_region_keeps_the_noise_inside_it_alone():
     region[2:5] = True
     at = noise_of_site(model, "mid_block", noise(), 700, region)
     assert not at.value.reshape(2, 3, 8, 8)[:, :, ~region].any()
+
+
+def test_more_vectors_than_the_jacobian_has_rank_stay_orthonormal_and_get_the_value_0():
+    x = torch.randn(1, 5, dtype=torch.float64)
+    vectors, values = subspace(Linearised.of(lambda x: x[:, :2] * 3, x), 3)
+    torch.testing.assert_close(values, torch.tensor([[3.0, 3.0, 0.0]], dtype=torch.float64))
+    torch.testing.assert_close(vectors[0] @ vectors[0].T, torch.eye(3, dtype=torch.float64))

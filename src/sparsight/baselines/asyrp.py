@@ -68,9 +68,7 @@ class Asyrp(Method):
     def fit(self, concept: Concept, data: FitData) -> Editor:
         """Invert the images, choose the window, train the block, and put it into the shared unit."""
         pictures = data.images.batch(list(data.numbers[: self.images])).to(data.model.device)
-        noise = torch.cat(
-            [invert(data.model, data.model.encode(part), Loop(data.loop.steps)) for part in pictures.split(16)]
-        )
+        noise = torch.cat([invert(data.model, data.model.encode(part), data.loop) for part in pictures.split(16)])
         source, target = data.clip.text([concept.source, concept.target])
         alike = float(cosine(source[None], target[None]))
         window = data.window

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from sparsight.baselines.data import FitData
 from sparsight.baselines.method import ALIGNMENTS, SAE, STORE, Editor, Method
-from sparsight.baselines.units import in_units
+from sparsight.baselines.units import in_units, untold
 from sparsight.concepts.alignment import Alignment
 from sparsight.concepts.concept import Concept
 from sparsight.concepts.learn import align
@@ -32,6 +32,10 @@ class Casl(Method):
     k: int = 1
     ranking: str = "l2"
     latents: tuple[int, ...] = ()
+
+    def refusal(self, data: FitData) -> str | None:
+        """CASL has one code for all timesteps."""
+        return untold(data)
 
     def steering(self, concept: Concept, data: FitData) -> LatentSteering:
         """CASL-Steer at the paper's alpha 1."""

@@ -32,7 +32,7 @@ class FitData:
 
     `sources` maps names out of `NEEDS` to functions without arguments; the property of the same name calls one once.
     `numbers` are the images of the store, the image source and the labels that may be used. `loop` is how edits will
-    be sampled. `conditioning` is what a text-to-image model is told. `granted` is what may be asked for (None: all).
+    be sampled. `granted` is what may be asked for (None: all).
     """
 
     model: DiffusionModel
@@ -43,7 +43,7 @@ class FitData:
     seed: int = 0
     sources: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
     granted: frozenset[str] | None = None
-    opened: dict[str, Any] = field(default_factory=dict, repr=False)
+    opened: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         for name in self.sources:
@@ -66,9 +66,10 @@ class FitData:
             raise SparsightError(f"this method asks for {name!r} without declaring it in `needs`")
         if name not in self.sources:
             raise SparsightError(f"there is no {name!r}: the method needs {needs.NEEDS[name]}")
-        if name not in self.opened:
-            self.opened[name] = self.sources[name]()
-        return self.opened[name]
+        opener = self.sources[name]
+        if opener not in self.opened:
+            self.opened[opener] = opener()
+        return self.opened[opener]
 
     @property
     def store(self) -> Store:
@@ -136,8 +137,8 @@ class FitData:
 
     def at(self, t: int, *columns: str) -> dict[str, Tensor]:
         """Columns of the store at one timestep, a row for each of `numbers` and in their order."""
-        found = self.store.load(*columns, "image", "t", images=list(self.numbers))
-        place = {int(i): row for row, (i, s) in enumerate(zip(found["image"], found["t"], strict=True)) if int(s) == t}
+        found = self.store.load(*columns, "image", images=list(self.numbers), t=t)
+        place = {int(number): row for row, number in enumerate(found["image"])}
         if missing := [n for n in self.numbers if n not in place]:
             raise SparsightError(f"the store {self.store} lacks image {missing[0]} at timestep {t}")
         order = torch.tensor([place[n] for n in self.numbers])
@@ -145,6 +146,7 @@ class FitData:
 
     def sample(self) -> dict[str, Tensor]:
         """ "tokens" (M, N, C) fp32, "image" and "t" of the first images inside the window: what units are measured on."""
-        if "sample" not in self.opened:
-            (self.opened["sample"],) = self.chunks("tokens", numbers=self.numbers[:SAMPLE], size=SAMPLE)
-        return self.opened["sample"]
+        key = ("sample", str(self.store), self.window, self.numbers)
+        if key not in self.opened:
+            (self.opened[key],) = self.chunks("tokens", numbers=self.numbers[:SAMPLE], size=SAMPLE)
+        return self.opened[key]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sparsight.baselines.data import FitData
 from sparsight.baselines.method import LABELS, SAE, STORE, Editor, Method
-from sparsight.baselines.units import in_units
+from sparsight.baselines.units import in_units, untold
 from sparsight.concepts.concept import Concept
 from sparsight.errors import SparsightError, unknown
 from sparsight.sae import SparseAutoencoder
@@ -50,6 +50,10 @@ class DiffLens(Method):
             raise unknown("form of DiffLens", self.form, FORMS)
         if self.output not in OUTPUTS:
             raise unknown("output to explain", self.output, OUTPUTS)
+
+    def refusal(self, data: FitData) -> str | None:
+        """Scaling reads codes while it edits; adding does not."""
+        return untold(data) if self.form == "scale" else None
 
     def fit(self, concept: Concept, data: FitData) -> Editor:
         """The latents with the most credit on images that show the concept, in the shared unit."""

@@ -27,7 +27,7 @@ PAPER = "arXiv 2303.11073"
 class HaasSupervised(Method):
     """Mean of the `extremes` images that show the concept most minus the mean of those that show it least (section 3.3).
 
-    Labels that are scores choose the extremes; with plain yes or no the first of either kind are taken. The directions of
+    Labels that are scores choose the extremes; with plain yes or no as many of either kind are taken. The directions of
     the concepts `against` are projected out, timestep by timestep (section 3.3.1).
     """
 

@@ -121,4 +121,5 @@ def _gram(at: Linearised, basis: Tensor, shared: bool) -> Tensor:
 def _orthonormal(basis: Tensor) -> Tensor:
     """An orthonormal basis of the rows of (B, count, D), each turned as little as the order of the rows allows."""
     q, r = torch.linalg.qr(basis.transpose(1, 2))
-    return (q * r.diagonal(dim1=1, dim2=2).sign().unsqueeze(1)).transpose(1, 2)
+    signs = torch.where(r.diagonal(dim1=1, dim2=2) < 0, -1.0, 1.0).to(basis)
+    return (q * signs.unsqueeze(1)).transpose(1, 2)

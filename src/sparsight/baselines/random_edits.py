@@ -8,7 +8,7 @@ import torch
 
 from sparsight.baselines.data import FitData
 from sparsight.baselines.method import SAE, STORE, Editor, Method
-from sparsight.baselines.units import in_units
+from sparsight.baselines.units import in_units, untold
 from sparsight.concepts.concept import Concept
 from sparsight.errors import SparsightError
 from sparsight.steering import Direction, LatentSteering
@@ -46,10 +46,14 @@ class RandomLatent(Method):
 
     draw: int = 0
 
+    def refusal(self, data: FitData) -> str | None:
+        """One latent for all timesteps."""
+        return untold(data)
+
     def fit(self, concept: Concept, data: FitData) -> Editor:
         """A living latent drawn from (seed, draw), in the shared unit. Raises `SparsightError` where none ever fires."""
         sample = data.sample()
-        code = data.sae.encode_sparse(sample["tokens"], sample["t"])
+        code = data.sae.encode_sparse(sample["tokens"])
         alive = code.indices[code.values > 0].unique()
         if not len(alive):
             raise SparsightError("no latent fires on the training images: train the SAE for longer")

@@ -49,6 +49,11 @@ def in_units(steering: Steering, data: FitData, own: float | None = None) -> Ste
     return SteeringEditor(steering.scaled(factor), None if own is None else own / factor)
 
 
+def untold(data: FitData) -> str | None:
+    """Why a steering that gates latents cannot read an SAE that has to be told the timestep; None for other SAEs."""
+    return "its SAE has to be told the timestep, which this steering does not do" if data.sae.config.t_edges else None
+
+
 @dataclass(frozen=True)
 class Timed(Steering):
     """A steering whose shift depends on the timestep: `rule(tokens, t)` gives it for tokens (B, N, C).
