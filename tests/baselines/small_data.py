@@ -75,8 +75,9 @@ def alignment(concept, basis="latents"):
 
 
 @cache
-def small_data(**changes) -> FitData:
+def small_data(precision="fp32") -> FitData:
     model = DiffusionModel.from_pipeline(tiny_pipeline(clip_sample=False), name="tiny")
+    model.precision = precision
     store = harvest(model, Pictures(), mkdtemp() + "/store", HarvestConfig(steps=10, batch_size=4, dtype="fp32"))
     sae = small_sae(store.load("tokens")["tokens"])
     sources = {

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from baselines.small_data import BRIGHT, COUNT, LOOP, BrightClip, Pictures, noise, small_data
+from baselines.small_data import BRIGHT, LOOP, BrightClip, Pictures, noise, small_data
 from sparsight import Loop, SparsightError, Window, invert
 from sparsight.baselines import edit_images, fit, method
 from sparsight.baselines.asyrp import _Teacher, first_far, perceptual_curve
@@ -100,9 +102,8 @@ def test_training_moves_images_toward_the_texts_and_strength_1_is_one_mean_norm(
 def test_training_that_diverges_and_a_window_without_steps_are_refused():
     with pytest.raises(SparsightError, match="unknown window"):
         method("asyrp", window="lpips")
-    from dataclasses import replace
-
+    with pytest.raises(SparsightError, match="diverged: lower its lr"):
+        fit(method("asyrp", **{**QUICK, "lr": 1e30}), BRIGHT, small_data())
     data = replace(small_data(), window=Window(1, 2), loop=Loop(10))
     with pytest.raises(SparsightError, match="no step of the run lies between 1 and 2"):
         fit(method("asyrp", **QUICK), BRIGHT, data)
-    assert COUNT == 8

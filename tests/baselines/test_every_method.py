@@ -1,5 +1,6 @@
 """What holds for every registered method: the two promises of the harness, checked on each."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -18,8 +19,8 @@ QUICK = {
 
 
 @cache
-def fitted(name):
-    chosen, data = method(name, **QUICK.get(name, {})), small_data()
+def fitted(name, precision="fp32"):
+    chosen, data = method(name, **QUICK.get(name, {})), small_data(precision)
     if (why := applicable(chosen, data)) is not None:
         pytest.skip(why)
     return data.model, fit(chosen, BRIGHT, data)
@@ -56,6 +57,15 @@ def test_another_strength_changes_the_image_and_leaves_the_model_as_it_was(name)
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_it_works_where_the_networks_run_under_autocast(name):
+    model, editor = fitted(name, "bf16")
+    assert model.precision == "bf16"
+    assert torch.equal(edit_images(model, editor, 0, noise(), LOOP), plain(model))
+    high = edit_images(model, editor, 0.5, noise(), LOOP)
+    assert torch.isfinite(high).all() and not torch.equal(high, plain(model))
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_a_method_says_what_it_is_and_asks_for_nothing_that_it_did_not_declare(name):
     chosen = METHODS[name]
     assert chosen.name == name and chosen.title and chosen.paper and chosen.__doc__
@@ -65,8 +75,6 @@ def test_a_method_says_what_it_is_and_asks_for_nothing_that_it_did_not_declare(n
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_without_what_it_needs_is_refused_in_words(name):
-    from dataclasses import replace
-
     bare, chosen = replace(small_data(), sources={}), method(name)
     if not chosen.needs - {"gradients"}:
         return

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from sklearn.decomposition import PCA
@@ -23,8 +25,6 @@ def test_a_supervised_direction_is_the_mean_of_the_extremes():
     high, low = extremes(scores, 2)
     assert sorted(high.tolist()) == [1, 3] and sorted(low.tolist()) == [2, 5]
     scored = {**data.sources, "labels": lambda: lambda name, numbers: scores}
-    from dataclasses import replace
-
     editor = fit(method("haas_supervised", extremes=2), BRIGHT, replace(data, sources=scored))
     (steering,) = editor.interventions(1.0)
     for t in (900, 600):

@@ -138,7 +138,8 @@ class _Teacher:
         for t, t_next in self.pairs:
             with torch.no_grad(), model.capture([self.data.site]) as tape:
                 eps = model.predict(edited, t).eps
-            with model.edit([Add(self.data.site, block(tape[self.data.site], time_embedding(model, t)))]):
+            shift = block(tape[self.data.site].float(), time_embedding(model, t))
+            with model.edit([Add(self.data.site, shift)]):
                 x0 = model.predict(edited, t).x0
             loss = self.loss(model.decode(x0), model.decode(plain[t]), seen)
             optimizer.zero_grad()
@@ -160,7 +161,7 @@ class _Teacher:
         times = {t: time_embedding(data.model, t) for t, _ in self.pairs}
         for moment in walk(data.model, noise[:16], Loop(data.loop.steps)):
             if moment.t in self.window:
-                tokens = data.model.read(moment.x_t, moment.t, [data.site])[data.site]
+                tokens = data.model.read(moment.x_t, moment.t, [data.site])[data.site].float()
                 shifts += mean_norm(block(tokens, times[moment.t]))
                 sizes += mean_norm(tokens)
         timed = Timed(

@@ -6,7 +6,8 @@ linear in u. So no forward-mode rule is needed, which attention kernels lack.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -63,7 +64,8 @@ def site_of_state(
     def tokens(x: Tensor) -> Tensor:
         return model.read(x, t, [site], conditioning).half(site, "cond").flatten(1)
 
-    return Linearised.of(tokens, x_t)
+    with in_fp32(model):
+        return Linearised.of(tokens, x_t)
 
 
 def noise_of_site(model: DiffusionModel, site: str, x_t: Tensor, t: int, region: Tensor | None = None) -> Linearised:
@@ -72,15 +74,26 @@ def noise_of_site(model: DiffusionModel, site: str, x_t: Tensor, t: int, region:
     The point is the change of the tokens (B, N, C), 0. `region` (h, w) bool keeps the noise inside it alone (Haas et
     al.'s regional directions).
     """
-    with torch.no_grad():
-        tokens = model.read(x_t, t, [site])[site]
 
     def eps(change: Tensor) -> Tensor:
         with model.edit([Add(site, change)]):
             noise = model.predict(x_t, t).eps
         return (noise if region is None else noise * region).flatten(1)
 
-    return Linearised.of(eps, torch.zeros_like(tokens))
+    with in_fp32(model):
+        with torch.no_grad():
+            tokens = model.read(x_t, t, [site])[site]
+        return Linearised.of(eps, torch.zeros_like(tokens))
+
+
+@contextmanager
+def in_fp32(model: DiffusionModel) -> Iterator[None]:
+    """Without autocast: a derivative in bf16 is mostly rounding."""
+    precision, model.precision = model.precision, "fp32"
+    try:
+        yield
+    finally:
+        model.precision = precision
 
 
 @torch.no_grad()
