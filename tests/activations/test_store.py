@@ -191,3 +191,17 @@ def test_mismatches_name_both_sides(tmp_path):
         store.load("tokens", images=[99])
     with pytest.raises(SparsightError, match="tokens at mid_block must be"):
         StoreWriter(tmp_path, SPEC).write(9, torch.zeros(2, 5, 3), torch.zeros(2), torch.zeros(2))
+
+
+def test_one_timestep_of_some_images_is_loaded_alone(tmp_path):
+    store = fill(tmp_path)
+    whole = store.load("tokens", "image", "t")
+    for images in (None, [1, 5]):
+        found = store.load("tokens", "image", t=900, images=images)
+        wanted = whole["t"] == 900
+        if images is not None:
+            wanted &= torch.isin(whole["image"], torch.tensor(images))
+        assert torch.equal(found["tokens"], whole["tokens"][wanted])
+        assert torch.equal(found["image"], whole["image"][wanted])
+    with pytest.raises(SparsightError, match="no timestep 123"):
+        store.load("tokens", t=123)

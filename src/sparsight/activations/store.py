@@ -89,15 +89,24 @@ class Store:
             raise SparsightError(f"none of the chosen images is in the store {self.folder}")
         return rows
 
-    def load(self, *names: str, images: Tensor | list[int] | None = None) -> dict[str, Tensor]:
-        """Whole columns, by default of every image, in storage order; "tokens" come as fp32 (M, N, C)."""
+    def load(self, *names: str, images: Tensor | list[int] | None = None, t: int | None = None) -> dict[str, Tensor]:
+        """Whole columns, by default of every image and timestep, in storage order; "tokens" come as fp32 (M, N, C).
+
+        Of each shard no more is read than lies between the first and the last row that is wanted: the rows of one
+        timestep `t` of inverted images lie side by side.
+        """
         scale = ("scale",) if "tokens" in names and self.spec.dtype == "int8" else ()
         rows, start, parts = self.rows(images), 0, []
+        if t is not None:
+            rows = rows[self.ids["t"][rows] == t]
+            if not len(rows):
+                raise SparsightError(f"the store {self.folder} has no timestep {t} of the chosen images")
         for shard in self.shards:
             mine = rows[(rows >= start) & (rows < start + shard.maps)] - start
             if len(mine):
-                columns = _columns(self.files.open(shard.file), *names, *scale)
-                parts.append({name: column[mine] for name, column in columns.items()})
+                low, high = int(mine.min()), int(mine.max()) + 1
+                columns = _columns(self.files.open(shard.file), *names, *scale, low=low, high=high)
+                parts.append({name: column[mine - low] for name, column in columns.items()})
             start += shard.maps
         whole = {name: torch.cat([part[name] for part in parts]) for name in (*names, *scale)}
         if "tokens" in names:
@@ -127,11 +136,11 @@ def maps_in(files: Folder, name: str) -> int:
     return files.open(name).shape("image")[0]
 
 
-def _columns(file: Tensors, *names: str) -> dict[str, Tensor]:
+def _columns(file: Tensors, *names: str, low: int = 0, high: int | None = None) -> dict[str, Tensor]:
     for name in names:
         if name not in file.names:
             raise unknown("store column", name, file.names)
-    return {name: file.rows(name, 0, file.shape(name)[0]) for name in names}
+    return {name: file.rows(name, low, file.shape(name)[0] if high is None else high) for name in names}
 
 
 def _is_whole(files: Folder, shard: Shard, verify: bool, damaged: str) -> bool:

@@ -1,0 +1,71 @@
+"""Every method by name. A new one is a file and a line here."""
+
+from __future__ import annotations
+
+from sparsight.baselines.asyrp import Asyrp
+from sparsight.baselines.boundary import BoundaryDiffusion
+from sparsight.baselines.casl import Casl, CaslDecoderAtom, CaslNoSae, CaslRandomDirection, CaslRandomLatent
+from sparsight.baselines.data import FitData
+from sparsight.baselines.difference import MeanDifference
+from sparsight.baselines.difflens import DiffLens
+from sparsight.baselines.haas import HaasJacobian, HaasPca, HaasSupervised
+from sparsight.baselines.method import NEEDS, Editor, Method
+from sparsight.baselines.park import ParkPullback
+from sparsight.baselines.random_edits import RandomDirection, RandomLatent
+from sparsight.baselines.saeuron import Saeuron
+from sparsight.baselines.slider import ImageSlider
+from sparsight.concepts.concept import Concept
+from sparsight.errors import SparsightError, unknown
+
+METHODS: dict[str, type[Method]] = {
+    m.name: m
+    for m in (
+        RandomDirection,
+        RandomLatent,
+        MeanDifference,
+        BoundaryDiffusion,
+        HaasSupervised,
+        HaasPca,
+        HaasJacobian,
+        ParkPullback,
+        Asyrp,
+        ImageSlider,
+        DiffLens,
+        Saeuron,
+        Casl,
+        CaslRandomLatent,
+        CaslRandomDirection,
+        CaslDecoderAtom,
+        CaslNoSae,
+    )
+}  # fmt: skip
+
+
+def method(name: str, **options: object) -> Method:
+    """A method by name with options of its own. Raises `SparsightError` for a name or an option that does not exist."""
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    known = getattr(METHODS[name], "__dataclass_fields__", {})
+    for option in options:
+        if option not in known:
+            raise unknown(f"option of {name}", option, known)
+    return METHODS[name](**options)
+
+
+def applicable(chosen: Method, data: FitData) -> str | None:
+    """None where the method can work on these data, else why not, in words that follow "not applicable: "."""
+    missing = [NEEDS[need] for need in sorted(chosen.needs) if not data.has(need)]
+    if missing:
+        return f"it needs {' and '.join(missing)}"
+    return chosen.refusal(data)
+
+
+def fit(chosen: Method, concept: Concept, data: FitData) -> Editor:
+    """Fit a method to a concept, showing it what it declared and nothing else.
+
+    Raises `SparsightError` where it is not applicable, saying why.
+    """
+    why = applicable(chosen, data)
+    if why is not None:
+        raise SparsightError(f"{chosen.title} is not applicable: {why}")
+    return chosen.fit(concept, data.only(chosen.needs))
