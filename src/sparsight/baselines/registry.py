@@ -6,14 +6,21 @@ from sparsight.baselines.asyrp import Asyrp
 from sparsight.baselines.boundary import BoundaryDiffusion
 from sparsight.baselines.casl import Casl, CaslDecoderAtom, CaslNoSae, CaslRandomDirection, CaslRandomLatent
 from sparsight.baselines.data import FitData
+from sparsight.baselines.detect_and_replace import DetectAndReplace
 from sparsight.baselines.difference import MeanDifference
 from sparsight.baselines.difflens import DiffLens
 from sparsight.baselines.haas import HaasJacobian, HaasPca, HaasSupervised
+from sparsight.baselines.masactrl import MasaCtrl
 from sparsight.baselines.method import NEEDS, Editor, Method
 from sparsight.baselines.park import ParkPullback
+from sparsight.baselines.prompt_to_prompt import PromptToPrompt
 from sparsight.baselines.random_edits import RandomDirection, RandomLatent
 from sparsight.baselines.saeuron import Saeuron
 from sparsight.baselines.slider import ImageSlider
+from sparsight.baselines.surkov import SurkovFeatures
+from sparsight.baselines.swiftedit import SwiftEdit
+from sparsight.baselines.text_slider import TextSlider
+from sparsight.baselines.tinaz import TinazGlobal, TinazSpatial
 from sparsight.concepts.concept import Concept
 from sparsight.errors import SparsightError, unknown
 
@@ -37,6 +44,14 @@ METHODS: dict[str, type[Method]] = {
         CaslRandomDirection,
         CaslDecoderAtom,
         CaslNoSae,
+        SurkovFeatures,
+        TinazGlobal,
+        TinazSpatial,
+        PromptToPrompt,
+        MasaCtrl,
+        TextSlider,
+        DetectAndReplace,
+        SwiftEdit,
     )
 }  # fmt: skip
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sparsight.diffusion.attention_control import processors
 from sparsight.errors import SparsightError
 
 Attention = dict[str, tuple[Tensor, tuple[int, int]]]
@@ -44,12 +45,6 @@ def listen_to_attention(denoiser: Any) -> Iterator[Attention]:
     layers = {name: m for name, m in denoiser.named_modules() if name.endswith("attn2") and hasattr(m, "processor")}
     if not layers:
         raise SparsightError("this model has no cross-attention to listen to")
-    own = {name: module.processor for name, module in layers.items()}
     kept: Attention = {}
-    try:
-        for name, module in layers.items():
-            module.processor = _Listening(own[name], name, kept)
+    with processors(layers, lambda name, own: _Listening(own, name, kept)):
         yield kept
-    finally:
-        for name, module in layers.items():
-            module.processor = own[name]
