@@ -84,7 +84,8 @@ def _open(source: str) -> dict[str, ConceptDictionary]:
     from sparsight.concepts.dictionary import ConceptDictionary
     from sparsight.concepts.dictionary_files import list_dictionaries
 
-    return {name: ConceptDictionary.load(folder) for name, folder in list_dictionaries(source).items()}
+    found = list_dictionaries(source)
+    return {name.removeprefix("dictionaries/"): ConceptDictionary.load(folder) for name, folder in found.items()}
 
 
 def _entry(dictionary: ConceptDictionary, latent: int, most: int = 6) -> str:

@@ -382,7 +382,7 @@ def test_the_command_line_finds_and_shows(tmp_path):
     built(maps, objects, words=open_words()).save(tmp_path / "dictionaries" / "up_block-cond-early")
     found = call("find", tmp_path, "dog")
     assert found.exit_code == 0, found.output
-    assert "dictionaries/mid_block-cond-early" in found.output and "dog 3" in found.output and "100%" in found.output
+    assert "mid_block-cond-early" in found.output and "dog 3" in found.output and "100%" in found.output
     summary = call("show", tmp_path).output
     assert "3 of 5" in summary and "cat 3" in summary
     entry = call("show", tmp_path / "dictionaries" / "mid_block-cond-early", 0).output
