@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from sparsight.files import read_json
+from sparsight.terminal_compare import print_comparison
 from sparsight.terminal_emergence import print_emergence
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def print_table(folder: Path) -> None:
     metrics, console = read_json(folder / "metrics.json"), Console()
     if metrics.get("experiment") == "emergence":
         print_emergence(metrics)
+    elif metrics.get("experiment") == "compare":
+        print_comparison(metrics)
     else:
         _print_casl(metrics, console)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)

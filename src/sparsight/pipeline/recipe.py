@@ -40,9 +40,10 @@ class Recipe:
 def recipe_kinds() -> dict[str, type[Recipe]]:
     """The recipe of each experiment."""
     from sparsight.pipeline.casl.recipe import CaslRecipe
+    from sparsight.pipeline.compare.recipe import CompareRecipe
     from sparsight.pipeline.emergence.recipe import EmergenceRecipe
 
-    return {"casl": CaslRecipe, "emergence": EmergenceRecipe}
+    return {"casl": CaslRecipe, "emergence": EmergenceRecipe, "compare": CompareRecipe}
 
 
 def recipe_names() -> list[str]:

@@ -9,6 +9,8 @@ from sparsight.errors import SparsightError
 from sparsight.pipeline.casl.results import write_results as write_casl
 from sparsight.pipeline.casl.results import write_saes
 from sparsight.pipeline.casl.run import CaslRun
+from sparsight.pipeline.compare.results import write_results as write_comparison
+from sparsight.pipeline.compare.run import CompareRun
 from sparsight.pipeline.emergence.results import write_results as write_emergence
 from sparsight.pipeline.emergence.run import EmergenceRun
 from sparsight.pipeline.run import Run
@@ -20,13 +22,14 @@ def results_of(folders: Sequence[str | Path], out: Path, command: str, saes: boo
     Raises `SparsightError` for runs of different experiments.
     """
     runs = [Run.open(folder) for folder in folders]
-    emergence = [run for run in runs if isinstance(run, EmergenceRun)]
-    casl = [run for run in runs if isinstance(run, CaslRun)]
-    if emergence and casl:
+    if len({type(run) for run in runs}) > 1:
         raise SparsightError("runs that are pooled must be of one experiment, but these are of two")
-    if emergence and not saes:
-        write_emergence(emergence, out, command)
-        return
-    if emergence:
+    casl = [run for run in runs if isinstance(run, CaslRun)]
+    if saes and not casl:
         raise SparsightError("--sae is for runs of CASL: the SAEs of an emergence run are in its own tables")
-    (write_saes if saes else write_casl)(casl, out, command)
+    if casl:
+        (write_saes if saes else write_casl)(casl, out, command)
+    if emergence := [run for run in runs if isinstance(run, EmergenceRun)]:
+        write_emergence(emergence, out, command)
+    if comparisons := [run for run in runs if isinstance(run, CompareRun)]:
+        write_comparison(comparisons, out, command)

@@ -143,6 +143,10 @@ def run_of(recipe: Recipe, folder: Path, reporter: Reporter | None = None) -> Ru
         from sparsight.pipeline.emergence.run import EmergenceRun
 
         return EmergenceRun(folder, recipe, reporter)
+    if recipe.experiment == "compare":
+        from sparsight.pipeline.compare.run import CompareRun
+
+        return CompareRun(folder, recipe, reporter)
     from sparsight.pipeline.casl.run import CaslRun
 
     return CaslRun(folder, recipe, reporter)

@@ -11,10 +11,13 @@ from markupsafe import Markup
 
 from sparsight.files import atomic
 from sparsight.report.casl.page import casl_context
+from sparsight.report.compare.page import comparison_context
 from sparsight.report.emergence.page import emergence_context
 from sparsight.report.numbers import digits_plain, label
 from sparsight.report.run_files import RunFiles, mapping, number
 from sparsight.report.sheets import Sprites
+
+CONTEXTS = {"casl": casl_context, "emergence": emergence_context, "compare": comparison_context}
 
 
 def write_report(run: Path | str, out: Path | str | None = None) -> Path:
@@ -34,12 +37,12 @@ def write_report(run: Path | str, out: Path | str | None = None) -> Path:
 
 def _page(run: RunFiles) -> str:
     """The page of the run's experiment: CASL's, unless metrics.json names another."""
-    emergence = run.metrics.get("experiment") == "emergence"
+    experiment = str(run.metrics.get("experiment") or "casl")
     sprites = Sprites()
-    own = emergence_context(run, sprites) if emergence else casl_context(run, sprites)
+    own = CONTEXTS.get(experiment, casl_context)(run, sprites)
     shared = {**_foot(run), "css": _asset("style.css"), "js": _asset("page.js")}
     images = {"sprites": Markup(sprites.css()), "colours": sprites.colours}
-    template = "emergence/template.html" if emergence else "casl/template.html"
+    template = f"{experiment if experiment in CONTEXTS else 'casl'}/template.html"
     return _environment().get_template(template).render(shared | own | images)
 
 

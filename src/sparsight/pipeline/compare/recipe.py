@@ -1,0 +1,99 @@
+"""What a comparison is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sparsight.baselines import METHODS, Method, method
+from sparsight.errors import SparsightError, unknown
+from sparsight.pipeline.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class CaslConfig:
+    """The CASL run that each seed's store, SAE and alignments come from: a recipe, and keys of it to `set`.
+
+    Its section `steer` says how all methods step (`steps`, `mode`, `refine`) and where they act (`low`, `high`).
+    """
+
+    recipe: str = "avatars"
+    set: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FewConfig:
+    """Few-shot: `methods` are fitted again on the first `counts` images (or labels), with the first seed alone."""
+
+    methods: tuple[str, ...] = ()
+    concepts: tuple[str, ...] = ()
+    counts: tuple[int, ...] = (10, 30, 100, 300, 1000)
+    test: int = 32
+
+
+@dataclass(frozen=True)
+class TwoConfig:
+    """Two concepts at once, each at the strength that its own cell found for the perceptual distance `level`."""
+
+    methods: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    level: float = 0.4
+    test: int = 32
+
+
+@dataclass(frozen=True)
+class CompareRecipe(Recipe):
+    """A comparison. `methods` names those to ask, none for all; `options` are theirs, by name.
+
+    `variants` adds methods under other names: {NAME: {method: METHOD, option: value}}. `levels` are the perceptual distances
+    at which all are compared, found for each on `validation` images to within the share `tolerance`. `judge` is the
+    classifier that fills the main figures; all of the world's are used. `workers` processes share the cells.
+    """
+
+    experiment: str = "compare"
+    world: str = "avatars"
+    seeds: tuple[int, ...] = (0,)
+    concepts: tuple[str, ...] = ("Smiling",)
+    methods: tuple[str, ...] = ()
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    levels: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8)
+    tolerance: float = 0.1
+    validation: int = 12
+    test: int = 64
+    judge: str = "resnet"
+    workers: int = 1
+    casl: CaslConfig = field(default_factory=CaslConfig)
+    few: FewConfig = field(default_factory=FewConfig)
+    two: TwoConfig = field(default_factory=TwoConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for what, least in (("seeds", len(self.seeds)), ("concepts", len(self.concepts)), ("levels", len(self.levels)),
+                            ("validation", self.validation), ("test", self.test), ("workers", self.workers)):  # fmt: skip
+            if least < 1:
+                raise SparsightError(f"a comparison needs at least one of {what!r}")
+        if list(self.levels) != sorted(set(self.levels)) or self.levels[0] <= 0:
+            raise SparsightError(f"levels must rise from above 0, and are {list(self.levels)}")
+        if max(self.few.test, self.two.test) > self.test and (self.few.methods or self.two.methods):
+            raise SparsightError("few.test and two.test take their images from the `test` ones and cannot be more")
+
+    def entries(self) -> Mapping[str, Method]:
+        """Every method that is asked, by the name it has here. Raises `SparsightError` for a name or an option unknown."""
+        asked = self.methods or (*METHODS, *self.variants)
+        for name in (*asked, *self.options, *self.few.methods, *self.two.methods):
+            if name not in METHODS and name not in self.variants:
+                raise unknown("method", name, [*METHODS, *self.variants], limit=40)
+        return {name: self._entry(name) for name in dict.fromkeys((*asked, *self.few.methods, *self.two.methods))}
+
+    def _entry(self, name: str) -> Method:
+        options = {**self.variants.get(name, {"method": name}), **self.options.get(name, {})}
+        if "method" not in options:
+            raise SparsightError(f"the variant {name!r} has to say which method it is of, as `method: NAME`")
+        kind = options.pop("method")
+        return method(str(kind), **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+
+    def entry_options(self, name: str) -> dict[str, Any]:
+        """What the recipe says of one method, for digests."""
+        return {**self.variants.get(name, {"method": name}), **self.options.get(name, {})}

@@ -1,0 +1,96 @@
+"""Tables for docs/results: comparison.json, and the page of tables beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparsight.errors import SparsightError
+from sparsight.files import atomic, read_json, write_json
+from sparsight.pipeline.compare.run import CompareRun
+
+KEPT = (
+    "seeds",
+    "versions",
+    "names",
+    "inversion",
+    "not_applicable",
+    "failed",
+    "stability",
+    "orders",
+    "few",
+    "two",
+    "recipe",
+)
+FIGURES = (
+    ("auc", "AUC"), ("rank", "place"), ("versus_casl", "casl minus it"), ("auc_damage", "AUC over other logits"),
+    ("auc_identity_loss", "AUC over identity"), ("epr", "EPR"), ("true_epr", "true EPR"), ("flip_rate", "flips"),
+    ("gain", "counterfactual gain"),
+)  # fmt: skip
+
+
+def write_results(runs: Sequence[CompareRun], out: Path, command: str) -> dict[str, Any]:
+    """Write `out`.json and `out`.tables.md of one comparison, which holds all its seeds already.
+
+    Raises `SparsightError` for more than one run, or one that was not evaluated.
+    """
+    if len(runs) != 1:
+        raise SparsightError("a comparison holds all its seeds: give one run folder")
+    metrics = read_json(runs[0].folder / "metrics.json")
+    found = {"command": command, "methods": metrics["methods"], **{key: metrics[key] for key in KEPT}}
+    write_json(out.with_suffix(".json"), found)
+    with atomic(out.with_suffix(".tables.md")) as temporary:
+        temporary.write_text(tables(found), "utf-8")
+    return found
+
+
+def tables(found: Mapping[str, Any]) -> str:
+    """The tables in Markdown, methods in the order of their AUC."""
+    methods, stable = found["methods"], found["stability"]
+    order = sorted(methods, key=lambda n: -(methods[n]["auc"]["value"] or 0.0))
+    parts = [
+        f"Made by `{found['command']}`; seeds {found['seeds']}, judge {found['names']['judge']}, 95 % bootstrap intervals.",
+        "## Inversion, before any edit",
+        f"PSNR {interval(found['inversion']['psnr'])} dB; attribute agreement "
+        + ", ".join(f"{judge} {interval(one, 3)}" for judge, one in found["inversion"]["agreement"].items()) + ".",
+        "## Methods",
+        rows(["method", *(title for _, title in FIGURES), "cells"], [_method(n, methods[n]) for n in order]),
+        "## What each costs",
+        rows(["method", "fit s", "shared s", "s an image", "fit calls", "calls an image"],
+             [_costs(n, methods[n]) for n in order]),
+        "## Place under each judge",
+        rows(["method", *stable["ranks"]], [[n, *(f"{by[n]:g}" for by in stable["ranks"].values())] for n in order]),
+        f"Spearman between two judges, mean: {interval(stable['mean'])}.",
+        "## Which figure orders methods as true EPR does",
+        "\n".join(f"- {key}: {interval(one)}" for key, one in found["orders"].items()),
+        "## Not applicable",
+        "\n".join(f"- {name}: {one['why']}" for name, one in found["not_applicable"].items()) or "None.",
+        "## Failed",
+        "\n".join(f"- {cell}: {why}" for cell, why in found["failed"].items()) or "None.",
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def _method(name: str, one: Mapping[str, Any]) -> list[str]:
+    return [name, *(interval(one.get(key)) for key, _ in FIGURES), f"{one['cells']['done']}/{one['cells']['of']}"]
+
+
+def _costs(name: str, one: Mapping[str, Any]) -> list[str]:
+    seconds, calls = one["seconds"], one["model_calls"]
+    return [name, f"{seconds['fit']:.1f}", f"{seconds['shared']:.0f}", f"{seconds['each']:.2f}",
+            f"{calls['fit']:.0f}", f"{calls['each']:.1f}"]  # fmt: skip
+
+
+def interval(figure: Mapping[str, Any] | None, digits: int = 2) -> str:
+    """A figure with its interval, or a dash."""
+    if not figure or figure["value"] is None:
+        return "-"
+    if figure["low"] is None:
+        return f"{figure['value']:.{digits}f}"
+    return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+
+
+def rows(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])

@@ -1,0 +1,112 @@
+"""A run of the comparison: what its stages share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar
+
+from sparsight.baselines import Method
+from sparsight.concepts import choose
+from sparsight.errors import SparsightError, unknown
+from sparsight.files import digest
+from sparsight.pipeline.compare.cells import failure, plan, reasons, standing
+from sparsight.pipeline.compare.recipe import CompareRecipe
+from sparsight.pipeline.compare.subject import AvatarsSubject, Subject
+from sparsight.pipeline.run import Run, Work
+
+AFTER_EDITS = ("evaluate", "report")
+
+
+class CompareRun(Run):
+    """Every method on the same faces: artefacts of each seed, inversions, edits cell by cell, figures, a page."""
+
+    READS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "prepare": ("world", "seeds", "precision", "concepts", "casl"),
+        "invert": ("test", "validation", "two"),
+        "edit": ("methods", "options", "variants", "levels", "tolerance", "judge", "few"),
+        "evaluate": (),
+        "report": ("name",),
+    }
+    recipe: CompareRecipe
+
+    def work(self) -> Mapping[str, Work]:
+        """What each stage does."""
+        from sparsight.pipeline.compare.stages import WORK
+
+        return WORK
+
+    def check(self) -> None:
+        """Unknown concepts, methods, options and judges are found before anything is written."""
+        recipe = self.recipe
+        _ = self.entries
+        chosen = {c.name for c in choose(recipe.concepts, self.subject.concepts)}
+        for name in (*recipe.few.concepts, *(one for pair in recipe.two.pairs for one in pair)):
+            if name not in chosen:
+                raise unknown("concept of few-shot or two-concept edits", name, chosen)
+        if recipe.judge not in self.subject.classifiers:
+            raise unknown("judge", recipe.judge, self.subject.classifiers)
+        if recipe.two.pairs and recipe.two.level not in recipe.levels:
+            raise SparsightError(f"two.level is {recipe.two.level}, which is none of the levels {list(recipe.levels)}")
+
+    @cached_property
+    def subject(self) -> Subject:
+        """What is compared on."""
+        if self.recipe.world.removeprefix("worlds/") != "avatars":
+            raise unknown("world of a comparison", self.recipe.world, ("avatars",))
+        return AvatarsSubject(self)
+
+    @property
+    def world(self) -> Any:
+        """The subject's world."""
+        return self.subject.world  # type: ignore[attr-defined]
+
+    @property
+    def model(self) -> Any:
+        """The subject's model."""
+        return self.subject.model
+
+    @cached_property
+    def concepts(self) -> tuple[str, ...]:
+        """The recipe's concepts, as the world spells them."""
+        return tuple(c.name for c in choose(self.recipe.concepts, self.subject.concepts))
+
+    @cached_property
+    def entries(self) -> Mapping[str, Method]:
+        """Every method that is asked."""
+        return self.recipe.entries()
+
+    @cached_property
+    def not_applicable(self) -> Mapping[str, str]:
+        """Methods that are asked for what they cannot do, and why they cannot."""
+        return reasons(self)
+
+    def plain(self) -> dict[str, Any]:
+        """The recipe as digests see it: of the CASL runs, everything that they rest on."""
+        seeds = [self.subject.key(seed) for seed in self.recipe.seeds]
+        return {**super().plain(), "casl": seeds}
+
+    def key(self, stage: str) -> str:
+        """A digest of what the stage rests on; what follows the edits also rests on which of them are there."""
+        own = super().key(stage)
+        return digest([own, standing(self)]) if stage in AFTER_EDITS else own
+
+    def finished(self, stage: str) -> bool:
+        """Cells that failed or were lost are tried again, so that the edits are done only when each one is."""
+        if stage == "prepare" and not all((self.folder / f"seed{s}" / "concepts").is_dir() for s in self.recipe.seeds):
+            return False
+        if stage in ("edit", *AFTER_EDITS) and not self._prepared():
+            return False
+        if stage == "edit" and any(state != "done" for _, state in standing(self)):
+            return False
+        return super().finished(stage)
+
+    def _prepared(self) -> bool:
+        """Whether methods can be asked whether they apply: some have to look at the SAE."""
+        return super().finished("prepare") and not any(
+            not (self.folder / f"seed{s}" / "sae" / "config.json").exists() for s in self.recipe.seeds
+        )
+
+    def failures(self) -> dict[str, str]:
+        """The error of every cell that failed, by what it is."""
+        return {cell.text: why for cell in plan(self) if (why := failure(self, cell)) is not None}

@@ -1,0 +1,135 @@
+"""The charts of a comparison: curves of change against damage, the ranking, and the few-shot curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from sparsight.report.chart_style import ACCENT, INK, MUTED, PAPER, RULE, chart
+from sparsight.report.compare.names import OURS, short
+from sparsight.report.numbers import Number, digits
+from sparsight.report.run_files import dig, listing, number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Points = list[tuple[float, float]]
+STROKES = ((0, ()), (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)))
+APART = 0.075  # of the chart's height: the least distance of two labels
+DAMAGES = (
+    ("distance", "perceptual distance"),
+    ("damage", "change of other logits"),
+    ("identity_loss", "loss of identity"),
+)
+
+
+def points(curve: Any, over: str) -> Points:
+    """(damage, share of the true change) of a curve in metrics.json, from no edit on; a level not reached is not repeated."""
+    found: Points = [(0.0, 0.0)]
+    for x, y in zip(listing(dig(curve, over)), listing(dig(curve, "share")), strict=False):
+        pair = (number(dig(x, "value")), number(dig(y, "value")))
+        if pair[0] is not None and pair[1] is not None and (pair[0], pair[1]) != found[-1]:
+            found.append((pair[0], pair[1]))
+    return found
+
+
+def curve_chart(
+    curves: Mapping[str, Any], shown: Sequence[str], over: str, title: str, size: tuple[int, int]
+) -> Markup:
+    """All methods thin, `shown` in ink with their names at the end, ours in the accent colour."""
+    known = {name: points(curve, over) for name, curve in curves.items()}
+    known = {name: line for name, line in known.items() if len(line) > 1}
+    named = [n for n in shown if n in known]
+
+    def draw(ax: Axes) -> None:
+        for name, line in known.items():
+            if name not in named:
+                ax.plot(*zip(*line, strict=True), color=MUTED, linewidth=0.8, alpha=0.45, zorder=1)
+        for place, name in enumerate(n for n in named if n != OURS):
+            ax.plot(*zip(*known[name], strict=True), color=INK, linewidth=1.3, linestyle=STROKES[place % len(STROKES)])
+        if OURS in named:
+            ax.plot(
+                *zip(*known[OURS], strict=True),
+                "o-",
+                color=ACCENT,
+                linewidth=2,
+                markersize=4,
+                markeredgecolor=PAPER,
+                zorder=4,
+            )
+        ax.axhline(0, color=RULE, linewidth=0.8, zorder=0)
+        ax.locator_params(nbins=5)
+        ax.set_xlim(left=0)
+        ax.set_xlabel(dict(DAMAGES)[over])
+        _names(ax, {name: known[name][-1] for name in named})
+
+    said = f"{title}: change of the target over {dict(DAMAGES)[over]}, {len(known)} methods"
+    return chart(draw, *size, said, f"{over} {title}") if known else Markup()
+
+
+def _names(ax: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
+    """Names beside the ends of curves, pushed apart where they would lie on each other."""
+    low, high = ax.get_ylim()
+    right, last = ax.get_xlim()[1], -float("inf")
+    for name, (_, y) in sorted(ends.items(), key=lambda item: item[1][1]):
+        at = max(y, last + APART * (high - low))
+        last = at
+        colour = ACCENT if name == OURS else INK
+        ax.annotate(
+            short(name),
+            (right, at),
+            (6, -4),
+            textcoords="offset points",
+            color=colour,
+            size=10.5,
+            annotation_clip=False,
+        )
+
+
+def rank_chart(rows: Sequence[tuple[str, Number]], title: str) -> Markup:
+    """One dot with its interval for each method, best first, ours in the accent colour."""
+    known = [(name, n) for name, n in rows if n.value is not None]
+
+    def draw(ax: Axes) -> None:
+        for y, (name, n) in enumerate(known):
+            colour, value = (ACCENT if name == OURS else MUTED), n.value or 0.0
+            low, high = (value if end is None else end for end in (n.low, n.high))
+            ax.plot([low, high], [y, y], color=colour, linewidth=1.6, alpha=0.75)
+            ax.plot([value], [y], "o", color=colour, markersize=6.5, markeredgecolor=PAPER)
+            ax.annotate(digits(value), (high, y), (7, -4), textcoords="offset points", color=colour, size=10.5)
+        ax.axvline(0, color=RULE, linewidth=0.8, zorder=0)
+        ax.set_yticks(range(len(known)), [short(name) for name, _ in known])
+        for tick, (name, _) in zip(ax.get_yticklabels(), known, strict=True):
+            tick.set_color(ACCENT if name == OURS else INK)
+        ax.set_ylim(len(known) - 0.4, -0.6)
+        ax.margins(x=0.12)
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+
+    return chart(draw, 560, 46 + 22 * len(known), title, "ranking") if known else Markup()
+
+
+def few_chart(few: Mapping[str, Any]) -> Markup:
+    """AUC over the number of images or labels, a line a method."""
+    lines = {
+        name: [(int(n), v) for n, one in by.items() if (v := number(dig(one, "value"))) is not None]
+        for name, by in few.items()
+    }
+    lines = {name: sorted(line) for name, line in lines.items() if line}
+
+    def draw(ax: Axes) -> None:
+        for place, (name, line) in enumerate(lines.items()):
+            style: dict[str, Any] = {"color": ACCENT, "linewidth": 2} if name == OURS else {
+                "color": INK, "linewidth": 1.2, "linestyle": STROKES[place % len(STROKES)]}  # fmt: skip
+            ax.plot(*zip(*line, strict=True), marker="o", markersize=3.5, **style)
+        ticks = sorted({n for line in lines.values() for n, _ in line})
+        ax.set_xscale("log")
+        ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
+        ax.minorticks_off()
+        ax.axhline(0, color=RULE, linewidth=0.8, zorder=0)
+        ax.set_xlabel("images or labels learned from")
+        _names(ax, {name: (float(line[-1][0]), line[-1][1]) for name, line in lines.items()})
+
+    return chart(draw, 470, 270, "AUC over the number of images learned from", "few") if lines else Markup()
