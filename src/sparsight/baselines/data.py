@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import sparsight.baselines.method as needs
 from sparsight.activations.store import Store
-from sparsight.baselines import method as needs
 from sparsight.concepts.alignment import Alignment
 from sparsight.concepts.concept import Concept
 from sparsight.concepts.paths import ClipModel

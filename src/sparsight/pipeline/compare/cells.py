@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsight.baselines import applicable
+from sparsight.baselines.registry import applicable
 from sparsight.files import digest, read_json
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def reasons(run: CompareRun) -> dict[str, str]:
 
 def cell_key(run: CompareRun, cell: Cell) -> str:
     """A digest of what the cell rests on; other methods and concepts of the recipe are no part of it."""
-    recipe, own = run.recipe, ()
+    recipe = run.recipe
+    own: tuple[float, ...] = ()
     if cell.kind == "few":
         own = (recipe.few.test, cell.images)
     elif cell.kind == "two":

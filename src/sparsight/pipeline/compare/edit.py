@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sparsight.baselines import Editor, fit
+from sparsight.baselines.method import Editor
+from sparsight.baselines.registry import fit
 from sparsight.errors import SparsightError
 from sparsight.files import read_json, write_json
 from sparsight.images import write_sheet

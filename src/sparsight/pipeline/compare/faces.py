@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sparsight.baselines import Editor, Unedited, edit_images
+from sparsight.baselines.editing import Unedited, edit_images
+from sparsight.baselines.method import Editor
 from sparsight.diffusion import Loop, invert
 from sparsight.files import atomic, digest, read_json, write_json
 from sparsight.images import read_sheet, write_sheet

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sparsight.baselines import METHODS, Method, method
+from sparsight.baselines.method import Method
+from sparsight.baselines.registry import METHODS, method
 from sparsight.errors import SparsightError, unknown
 from sparsight.pipeline.recipe import Recipe
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
-from sparsight.baselines import Method
+from sparsight.baselines.method import Method
 from sparsight.concepts import choose
 from sparsight.errors import SparsightError, unknown
 from sparsight.files import digest
+from sparsight.pipeline.compare.avatars import AvatarsSubject
 from sparsight.pipeline.compare.cells import failure, plan, reasons, standing
 from sparsight.pipeline.compare.recipe import CompareRecipe
-from sparsight.pipeline.compare.subject import AvatarsSubject, Subject
+from sparsight.pipeline.compare.subject import Subject
 from sparsight.pipeline.run import Run, Work
 
 AFTER_EDITS = ("evaluate", "report")
@@ -93,19 +94,11 @@ class CompareRun(Run):
 
     def finished(self, stage: str) -> bool:
         """Cells that failed or were lost are tried again, so that the edits are done only when each one is."""
-        if stage == "prepare" and not all((self.folder / f"seed{s}" / "concepts").is_dir() for s in self.recipe.seeds):
-            return False
-        if stage in ("edit", *AFTER_EDITS) and not self._prepared():
-            return False
+        if not all(self.subject.prepared(seed) for seed in self.recipe.seeds):
+            return False  # without an SAE some methods cannot even be asked whether they apply
         if stage == "edit" and any(state != "done" for _, state in standing(self)):
             return False
         return super().finished(stage)
-
-    def _prepared(self) -> bool:
-        """Whether methods can be asked whether they apply: some have to look at the SAE."""
-        return super().finished("prepare") and not any(
-            not (self.folder / f"seed{s}" / "sae" / "config.json").exists() for s in self.recipe.seeds
-        )
 
     def failures(self) -> dict[str, str]:
         """The error of every cell that failed, by what it is."""

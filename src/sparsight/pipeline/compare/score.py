@@ -40,9 +40,10 @@ def score_cell(run: CompareRun, cell: Cell) -> None:
     if (folder / "changes.json").exists():
         return
     facts, judged = read_json(folder / "cell.json"), judged_group(run, Group(cell.seed, cell.concept))
-    rows, changes = [], {}
+    (height, width), changes = judged.original.shape[-2:], {}
+    rows: list[dict[str, Any]] = []
     for name, level, strength in _sheets(facts):
-        edit = read_sheet(folder / f"{name}.png", facts["count"], tuple(judged.original.shape[-2:]))
+        edit = read_sheet(folder / f"{name}.png", facts["count"], (height, width))
         own, changes[name] = judge_edit(run, judged, edit)
         told = {"kind": cell.kind, "seed": cell.seed, "concept": cell.concept, "method": cell.method, "learned": cell.images,
                 "sheet": name, "level": level, "strength": strength}  # fmt: skip

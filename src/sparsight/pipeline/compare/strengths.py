@@ -103,7 +103,7 @@ def match_levels(
     search.widen(levels[0], levels[-1])
     if not search.found or max(d for _, d in search.found) <= 0:
         return []
-    matches = []
+    matches: list[Match] = []
     for level in levels:
         match = search.to(level, tolerance)
         if not match.reached:

@@ -1,230 +1,109 @@
 """What a comparison is about: the images, their truth, the judges, and what methods may learn from.
 
-`AvatarsSubject` is the one there is. Another (scenes, say) offers the same doors.
+`avatars.py` is the one there is. Another (scenes, say) offers the same doors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
-from sparsight.baselines import FitData
-from sparsight.baselines.casl import learned_alignments
+from sparsight.baselines.data import FitData
 from sparsight.concepts.concept import Concept
 from sparsight.diffusion.model import DiffusionModel
 from sparsight.diffusion.sampling import Loop
-from sparsight.files import digest
-from sparsight.metrics import PerceptualDistance, load_perceptual
-from sparsight.pipeline.casl.editing import window
-from sparsight.pipeline.casl.openers import open_alignment, open_sae, open_store
-from sparsight.pipeline.casl.run import CaslRun
-from sparsight.pipeline.recipe import load_recipe
-
-if TYPE_CHECKING:
-    from sparsight.pipeline.compare.run import CompareRun
-
-PAIRS = 16  # images before and after an edit, for methods that learn from such
-SHOWN = "the distance of features of the world's VGG classifier (LPIPS-type, unweighted)"
+from sparsight.metrics import PerceptualDistance
 
 
 class Subject(Protocol):
     """What the stages ask. Images are (n, 3, H, W) in [-1, 1]; numbers are those of a split's images."""
 
-    model: DiffusionModel
-    loop: Loop
-    refine: int
-    attributes: Sequence[str]
-    concepts: Mapping[str, Concept]
-    classifiers: Mapping[str, nn.Module]
-    perceptual: PerceptualDistance
-    identity: Callable[[Tensor], Tensor]
-    valid: Callable[[Tensor], Tensor]
-    names: Mapping[str, str]
-
-    def key(self, seed: int) -> str: ...  # of all that a seed's artefacts and images rest on  # noqa: D102
-    def prepare(self, seed: int) -> None: ...  # noqa: D102
-    def costs(self, seed: int) -> dict[str, float]: ...  # seconds that artefacts took, by the need they meet  # noqa: D102
-    def data(self, seed: int, images: int = 0) -> FitData: ...  # noqa: D102
-    def learnable(self, seed: int) -> int: ...  # noqa: D102
-    def related(self, attribute: str) -> Sequence[str]: ...  # noqa: D102
-    def eligible(self, split: str, attributes: Sequence[str], count: int) -> list[int]: ...  # noqa: D102
-    def images(self, split: str, numbers: Sequence[int]) -> Tensor: ...  # noqa: D102
-    def truth(self, split: str, numbers: Sequence[int], attribute: str) -> Tensor | None: ...  # noqa: D102
-
-
-class AvatarsSubject:
-    """Faces of the world `avatars`. Every seed is a CASL run in the folder `seedN` of the comparison."""
-
-    def __init__(self, run: CompareRun) -> None:
-        self.run = run
-        self._casl: dict[int, CaslRun] = {}
-        self._data: dict[tuple[int, int], FitData] = {}
-
-    def casl(self, seed: int) -> CaslRun:
-        """The CASL run of a seed."""
-        if seed not in self._casl:
-            own, recipe = self.run.recipe.casl, self.run.recipe
-            keys = [
-                *own.set, f"seed={seed}", f"concepts=[{', '.join(recipe.concepts)}]", f"world={recipe.world}",
-                f"precision={recipe.precision}", f"threads={recipe.threads}",
-            ]  # fmt: skip
-            loaded = load_recipe(own.recipe, keys)
-            self._casl[seed] = CaslRun(self.run.folder / f"seed{seed}", loaded, self.run.report)
-        return self._casl[seed]
-
-    @cached_property
-    def first(self) -> CaslRun:
-        """The CASL run of the first seed, for all that seeds have in common."""
-        return self.casl(self.run.recipe.seeds[0])
-
-    @property
-    def world(self) -> Any:
-        """The world, loaded once."""
-        return self.first.world
-
     @property
     def model(self) -> DiffusionModel:
-        """The model, loaded once."""
-        found: DiffusionModel = self.first.model
-        return found
+        """The model, loaded once, in the recipe's precision."""
+        ...
 
     @property
     def loop(self) -> Loop:
         """How all methods step."""
-        return Loop(steps=self.first.recipe.steer.steps, mode=self.first.recipe.steer.mode)
+        ...
 
     @property
     def refine(self) -> int:
-        """Refinements of a step of the inversion."""
-        return int(self.first.recipe.steer.refine)
+        """Refinements of each step of the inversion."""
+        ...
 
     @property
     def attributes(self) -> Sequence[str]:
         """What the classifiers judge, in the order of their logits."""
-        found: Sequence[str] = self.world.attributes
-        return found
+        ...
 
     @property
     def concepts(self) -> Mapping[str, Concept]:
         """Concepts by name."""
-        found: Mapping[str, Concept] = self.world.concepts
-        return found
+        ...
 
     @property
     def classifiers(self) -> Mapping[str, nn.Module]:
-        """The judges, by backbone."""
-        found: Mapping[str, nn.Module] = self.world.classifiers
-        return found
+        """The judges, by backbone: images to logits (n, attributes)."""
+        ...
 
-    @cached_property
+    @property
     def perceptual(self) -> PerceptualDistance:
         """The distance at which methods are matched."""
-        return load_perceptual(lambda x: self.world.classifiers["vgg"].features(x), SHOWN)
-
-    def identity(self, images: Tensor) -> Tensor:
-        """Embeddings (n, d) of who is shown."""
-        found: Tensor = self.world.identity(images)
-        return found
-
-    def valid(self, images: Tensor) -> Tensor:
-        """Whether each image is still a face of the world: bool (n,)."""
-        found: Tensor = self.world.validity(images)
-        return found
+        ...
 
     @property
     def names(self) -> Mapping[str, str]:
-        """The plain names of the networks behind the figures."""
-        return {"distance": SHOWN, "identity": "the world's identity network", "judge": self.run.recipe.judge}
+        """The plain names of the networks behind the figures: "distance", "identity" and "judge"."""
+        ...
+
+    def identity(self, images: Tensor) -> Tensor:
+        """Embeddings (n, d) of who, or what, is shown."""
+        ...
+
+    def valid(self, images: Tensor) -> Tensor:
+        """Whether each image is still one of the subject: bool (n,)."""
+        ...
 
     def key(self, seed: int) -> str:
-        """A digest of the seed's SAE and of how alignments are learned and edits sampled."""
-        casl = self.casl(seed)
-        plain = casl.plain()
-        steer = {name: plain["steer"][name] for name in ("steps", "mode", "refine", "low", "high")}
-        return digest([casl.key("train"), plain["align"], steer])
+        """A digest of all that a seed's artefacts and the sampling of its edits rest on."""
+        ...
 
     def prepare(self, seed: int) -> None:
-        """Harvest, train and align, as far as that is not done."""
-        casl = self.casl(seed)
-        casl.save_recipe()
-        for stage in ("harvest", "train", "align"):
-            casl.do(stage, casl.work()[stage])
+        """Make the artefacts of a seed, as far as they are not there."""
+        ...
 
-    def costs(self, seed: int) -> dict[str, float]:
-        """Seconds of the store and the SAE, which all concepts share, and of one concept's alignment, with its control."""
-        seconds = self.casl(seed).state["seconds"]
-        align = seconds.get("align", 0.0) / max(1, len(self.run.recipe.concepts))
-        return {"store": seconds.get("harvest", 0.0), "sae": seconds.get("train", 0.0), "alignments": align}
+    def prepared(self, seed: int) -> bool:
+        """Whether they are all there."""
+        ...
 
-    def learnable(self, seed: int) -> int:
-        """How many images of the store methods may learn from at most."""
-        casl = self.casl(seed)
-        return len(casl.train_numbers) + len(casl.held_out_numbers)
+    def costs(self, seed: int) -> Mapping[str, float]:
+        """Seconds that artefacts took, by the name (out of `NEEDS`) of the need that they meet."""
+        ...
 
     def data(self, seed: int, images: int = 0) -> FitData:
-        """What methods learn from: the seed's training images, or the first `images` of its store where that is given."""
-        if (seed, images) not in self._data:
-            self._data = {key: kept for key, kept in self._data.items() if not key[1]}  # few-shot data are used once
-            self._data[seed, images] = self._build(seed, images)
-        return self._data[seed, images]
+        """What methods learn from: all training images of a seed, or its first `images`."""
+        ...
 
-    def _build(self, seed: int, images: int) -> FitData:
-        casl = self.casl(seed)
-        numbers = (casl.train_numbers + casl.held_out_numbers)[:images] if images else casl.train_numbers
-        data = FitData(
-            self.model, casl.recipe.harvest.site, window(casl), tuple(numbers), self.loop, seed, self._sources(casl)
-        )
-        if not images:
-            return data
-        learned = learned_alignments(data, casl.recipe.align)
-        return replace(data, sources={**data.sources, "alignments": lambda: learned}, opened={})
-
-    def _sources(self, casl: CaslRun) -> dict[str, Callable[[], Any]]:
-        source = self.world.source("harvest")
-
-        def labels(attribute: str, numbers: Sequence[int]) -> Tensor:
-            found: Tensor = source.labels(numbers)[:, self.attributes.index(attribute)]
-            return found
-
-        def pairs(concept: Concept) -> tuple[Tensor, Tensor | None]:
-            numbers = self.eligible("harvest", [str(concept.attribute)], PAIRS)
-            return self.images("harvest", numbers), self.truth("harvest", numbers, str(concept.attribute))
-
-        return {
-            "store": lambda: open_store(casl), "sae": lambda: open_sae(casl), "images": lambda: source,
-            "labels": lambda: labels, "pairs": lambda: pairs, "text": lambda: self.world.clip,
-            "alignments": lambda: lambda concept, basis: open_alignment(casl, concept.name, basis),
-            "perceptual": lambda: self.perceptual,
-        }  # fmt: skip
+    def learnable(self, seed: int) -> int:
+        """How many images `data` can give at most."""
+        ...
 
     def related(self, attribute: str) -> Sequence[str]:
         """Attributes that are no damage when they change with this one."""
-        found: Sequence[str] = self.world.related(attribute)
-        return found
+        ...
 
     def eligible(self, split: str, attributes: Sequence[str], count: int) -> list[int]:
-        """The first `count` faces that lack all the attributes and could have each by changing one factor alone."""
-        looked = count
-        while True:
-            lists = [self.world.eligible(split, attribute, looked) for attribute in attributes]
-            last = min(numbers[-1] for numbers in lists)
-            common = [n for n in lists[0] if n <= last and all(n in set(other) for other in lists[1:])]
-            if len(common) >= count:
-                return common[:count]
-            looked *= 2
+        """The first `count` images that lack all the attributes and could be given each of them."""
+        ...
 
     def images(self, split: str, numbers: Sequence[int]) -> Tensor:
-        """The images as the world draws them."""
-        found: Tensor = self.world.source(split).batch(numbers)
-        return found
+        """The images."""
+        ...
 
     def truth(self, split: str, numbers: Sequence[int], attribute: str) -> Tensor | None:
-        """The true counterfactuals."""
-        with torch.no_grad():
-            found: Tensor = self.world.counterfactuals(split, numbers, attribute)
-        return found
+        """The same images with the attribute and nothing else changed; None where no one knows."""
+        ...

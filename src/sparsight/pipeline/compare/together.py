@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sparsight.baselines import Editor, Plan
+from sparsight.baselines.method import Editor, Plan
 from sparsight.diffusion.conditioning import Conditioning
 from sparsight.diffusion.model import DiffusionModel
 from sparsight.diffusion.sites import Intervention

@@ -1,0 +1,180 @@
+"""A very small comparison end to end, and what must hold when it is stopped, fails, or is asked for what cannot be."""
+
+import json
+import re
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from sparsight import Run, SparsightError, load_recipe, run_recipe
+from sparsight.baselines import METHODS
+from sparsight.images import read_sheet
+from sparsight.metrics import editing_precision
+from sparsight.pipeline.compare import edit, stages
+from sparsight.pipeline.compare.cells import plan, record
+from sparsight.pipeline.results import results_of
+
+CASL = ["data.train=16", "data.held_out=40", "harvest.steps=6", "harvest.batch_size=8", "sae.steps=30", "sae.expansion=4",
+        "sae.batch_size=256", "sae.lr_decay=10", "sae.revive_every=0", "align.updates=6", "align.batch_size=4",
+        "steer.steps=6"]  # fmt: skip
+SMALL = [
+    "concepts=[Eyeglasses, Beard]", "methods=[casl, mean_difference, text_slider]",
+    "variants={map: {method: mean_difference, form: map}}",
+    f"casl.set={json.dumps(CASL)}", "levels=[0.2, 0.4]", "tolerance=0.5", "test=4", "validation=2",
+    "few={methods: [map], concepts: [Beard], counts: [8, 5000], test: 2}",
+    "two={methods: [mean_difference], pairs: [[Eyeglasses, Beard]], level: 0.4, test: 2}",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return run_recipe(load_recipe("demo-compare", SMALL), tmp_path_factory.mktemp("compare"), command="a test")
+
+
+@pytest.fixture(scope="module")
+def metrics(run):
+    return json.loads((run.folder / "metrics.json").read_text())
+
+
+def test_every_method_has_its_figures_and_its_costs(run, metrics):
+    acting = sum(500 <= t <= 999 for t, _ in run.model.pairs(6))  # an asymmetric step asks twice where an edit acts
+    assert set(metrics["methods"]) == {"casl", "mean_difference"}
+    for one in metrics["methods"].values():
+        assert {"value", "low", "high", "n"} == set(one["auc"]) and one["auc"]["n"] == 8
+        assert set(one["classifiers"]) == {"resnet", "mobilenetv2", "vgg", "vit"}
+        assert one["model_calls"]["each"] == 6 + acting and one["cells"] == {"done": 2, "of": 2}
+    assert metrics["methods"]["casl"]["versus_casl"] is None
+    assert metrics["methods"]["mean_difference"]["versus_casl"]["value"] == pytest.approx(
+        metrics["methods"]["casl"]["auc"]["value"] - metrics["methods"]["mean_difference"]["auc"]["value"]
+    )
+
+
+def test_what_a_method_cannot_do_is_said(metrics, run):
+    why = metrics["not_applicable"]["text_slider"]["why"]
+    assert why.startswith("it needs") and "text-to-image" in why
+    assert not list(run.folder.glob("cells/*/*/*/text_slider*"))
+    assert "not applicable: it needs" in (run.folder / "report.html").read_text()
+
+
+def test_figures_are_those_of_the_saved_images(run, metrics):
+    folder = run.folder / "cells/main/seed0/Eyeglasses/casl"
+    place = json.loads((folder / "cell.json").read_text())["chosen"]
+    original = read_sheet(run.folder / "images/seed0/Eyeglasses/test/original.png", 4, (64, 64))
+    edited = read_sheet(folder / f"level{place}.png", 4, (64, 64))
+    judge = run.world.classifiers["resnet"]
+    with torch.no_grad():
+        report = editing_precision(judge(original), judge(edited), "Eyeglasses", ["Sunglasses"], run.world.attributes)
+    found = metrics["concepts"]["Eyeglasses"]["methods"]["casl"]
+    assert found["epr"]["value"] == pytest.approx(report.epr.value, rel=1e-4)
+    assert found["true_epr"]["value"] == pytest.approx(report.true_epr.value, rel=1e-6)
+
+
+def test_the_parquet_file_has_a_row_for_every_image_judge_and_strength(run):
+    table = pq.read_table(run.folder / "results.parquet")
+    cells = [json.loads(p.read_text()) for p in run.folder.glob("cells/**/cell.json")]
+    sheets = sum(c["count"] * (3 if c["kind"] == "two" else len(c["matches"])) for c in cells)
+    assert table.num_rows == 4 * sheets
+    row = table.slice(0, 1).to_pylist()[0]
+    assert {"seed", "concept", "method", "strength", "image", "judge", "share", "damage", "distance", "gain"} <= set(
+        row
+    )
+
+
+def test_few_images_and_two_concepts_are_there(metrics):
+    assert list(metrics["few"]["map"]) == ["8"]  # 5,000 are more than the store holds
+    both = metrics["two"]["Eyeglasses+Beard"]["mean_difference"]
+    assert both["both"]["value"] <= min(both["first"]["value"], both["second"]["value"])
+    assert len(metrics["entanglement"]["methods"]["casl"]["Beard"]) == 22
+
+
+def test_the_page_holds_everything_and_loads_nothing(run):
+    page = (run.folder / "report.html").read_text()
+    assert not re.search(r"""(?:src|href)=["'](?!#|data:)""", page)
+    for text in ("The ranking", "Change against damage", "What moves with what", "model calls"):
+        assert text in page
+
+
+def test_a_second_run_does_nothing_again(run):
+    stamps = {
+        p: p.stat().st_mtime_ns
+        for p in run.folder.rglob("*")
+        if p.is_file() and p.name not in ("recipe.yaml", "run.json")
+    }
+    run_recipe(load_recipe("demo-compare", SMALL), run.folder)
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+
+def test_results_have_the_documented_form(run, tmp_path):
+    results_of([run.folder], tmp_path / "comparison", "a test")
+    found = json.loads((tmp_path / "comparison.json").read_text())["methods"]["casl"]
+    assert {"auc", "epr", "true_epr", "model_calls"} <= set(found)
+    assert "text_slider" in (tmp_path / "comparison.tables.md").read_text()
+
+
+def test_a_failed_cell_is_recorded_and_tried_again_and_only_it(run, monkeypatch):
+    more = [*SMALL, "methods=[casl, mean_difference, random_direction]"]
+    kept = {p: p.stat().st_mtime_ns for p in run.folder.glob("cells/main/seed0/*/casl/cell.json")}
+    own = edit.fit
+
+    def broken(method, concept, data):
+        if method.name == "random_direction" and concept.name == "Beard":
+            raise ZeroDivisionError("as asked")
+        return own(method, concept, data)
+
+    monkeypatch.setattr(edit, "fit", broken)
+    run_recipe(load_recipe("demo-compare", more), run.folder)
+    found = json.loads((run.folder / "metrics.json").read_text())
+    assert found["failed"] == {"random_direction on Beard, seed 0": "ZeroDivisionError: as asked"}
+    assert found["methods"]["random_direction"]["cells"] == {"done": 1, "of": 2}
+    assert "ZeroDivisionError: as asked" in (run.folder / "report.html").read_text()
+    done = run.folder / "cells/main/seed0/Eyeglasses/random_direction/cell.json"
+    stamp = done.stat().st_mtime_ns
+    monkeypatch.setattr(edit, "fit", own)
+    run_recipe(load_recipe("demo-compare", more), run.folder)
+    found = json.loads((run.folder / "metrics.json").read_text())
+    assert found["failed"] == {} and found["methods"]["random_direction"]["cells"] == {"done": 2, "of": 2}
+    assert done.stat().st_mtime_ns == stamp and {p: p.stat().st_mtime_ns for p in kept} == kept
+
+
+def test_a_stopped_run_goes_on_without_doing_cells_again(run, monkeypatch):
+    more = load_recipe("demo-compare", [*SMALL, "methods=[casl, mean_difference, random_direction, map]"])
+    own, seen = stages.edit_cell, []
+
+    def stopping(asked, cell):
+        seen.append(cell)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        own(asked, cell)
+
+    monkeypatch.setattr(stages, "edit_cell", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(more, run.folder)
+    first, second = seen
+    assert record(run, first) is not None and not (run.folder / second.path / "cell.json").exists()
+    monkeypatch.setattr(stages, "edit_cell", lambda asked, cell: (seen.append(cell), own(asked, cell)))
+    run_recipe(more, run.folder, until="edit")
+    assert seen[2:] == [second] and all(record(run, c) for c in plan(Run.open(run.folder)))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("methods=[cassl]", "unknown method 'cassl': did you mean 'casl'"),
+        ("concepts=[Smilling]", "did you mean 'Smiling'"),
+        ("options={casl: {kk: 2}}", "unknown option of casl 'kk'"),
+        ("levels=[0.4, 0.2]", "levels must rise"),
+        ("judge=alexnet", "unknown judge 'alexnet'"),
+        ("two.level=0.3", "none of the levels"),
+        ("few.concepts=[Bald]", "unknown concept of few-shot"),
+        ("variants={map: {form: map}}", "which method it is of"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_named_and_writes_nothing(tmp_path, wrong, said):
+    with pytest.raises(SparsightError, match=re.escape(said)):
+        run_recipe(load_recipe("demo-compare", [*SMALL, wrong]), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_no_name_asks_every_method():
+    assert set(load_recipe("demo-compare", ["methods=[]", "variants={}"]).entries()) >= set(METHODS)

@@ -1,0 +1,56 @@
+"""The search for strengths against functions whose inverse is known."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsight.pipeline.compare.strengths import match_levels
+
+LEVELS = (0.1, 0.2, 0.4, 0.8)
+
+
+@given(st.floats(1e-3, 1e3), st.floats(0.7, 2.5))
+def test_a_power_is_inverted_whatever_the_unit(unit, power):
+    matches = match_levels(
+        lambda s: (s / unit) ** power, LEVELS, start=0.01 if unit < 10 else 1.0, tolerance=0.05, most=40
+    )
+    assert [m.level for m in matches] == list(LEVELS)
+    for match in matches:
+        assert match.reached and match.distance == pytest.approx(match.level, rel=0.05)
+        assert match.strength == pytest.approx(unit * match.distance ** (1 / power))
+
+
+def test_few_trials_do():
+    trials = []
+    match_levels(lambda s: trials.append(s) or (30 * s) ** 1.2 / (1 + (30 * s) ** 1.2), LEVELS, 0.01)
+    assert len(trials) <= 12 and len(set(trials)) == len(trials)
+
+
+def test_a_level_beyond_the_ceiling_is_the_strongest_edit_and_says_so():
+    matches = match_levels(lambda s: 0.5 * s / (s + 1), LEVELS, 0.01)
+    assert [m.reached for m in matches] == [True, True, True, False]
+    assert 0.44 < matches[-1].distance < 0.5  # between the level before and the ceiling
+
+
+def test_an_edit_that_breaks_down_is_not_used():
+    matches = match_levels(lambda s: s if s < 0.3 else math.nan, LEVELS, 0.01)
+    assert [m.reached for m in matches[:2]] == [True, True]
+    assert all(math.isfinite(m.distance) and m.strength < 0.3 for m in matches)
+    assert not matches[-1].reached
+
+
+def test_a_start_that_is_far_too_strong_is_left():
+    matches = match_levels(lambda s: s if s < 5 else math.nan, (0.1, 0.2), 1000.0)
+    assert [m.reached for m in matches] == [True, True]
+
+
+def test_what_never_changes_anything_has_no_strength():
+    assert match_levels(lambda s: 0.0, LEVELS, 0.01) == []
+    assert match_levels(lambda s: math.nan, LEVELS, 0.01) == []
+
+
+def test_a_wave_on_the_way_does_not_lead_astray():
+    matches = match_levels(lambda s: s * (1 + 0.4 * math.sin(40 * s)), LEVELS, 0.01, most=40)
+    assert all(m.distance == pytest.approx(m.level, rel=0.1) for m in matches)
