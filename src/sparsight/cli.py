@@ -46,7 +46,10 @@ def main() -> None:
 @app.command()
 def run(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe by name (avatars, scenes, demo, demo-scenes) or a YAML file.")
+        str,
+        typer.Argument(
+            help="A recipe by name (avatars, scenes, compare-avatars, demo, demo-scenes, demo-compare) or a YAML file."
+        ),
     ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder. Default: runs/RECIPE.")] = None,
     override: Overrides = None,

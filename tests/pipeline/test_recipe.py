@@ -9,6 +9,10 @@ def test_every_shipped_recipe_is_valid(name):
     recipe = load_recipe(name)
     if recipe.experiment == "casl":
         assert len(recipe.concepts) >= 6 and recipe.steer.k == 1
+    elif name == "compare-avatars":
+        assert len(recipe.concepts) >= 8 and recipe.test >= 64 and len(recipe.seeds) == 3 and not recipe.methods
+    elif name == "demo-compare":
+        assert set(recipe.methods) == set(recipe.entries())
     else:
         assert recipe.experiment == "emergence" and len(recipe.sites) == 3
 

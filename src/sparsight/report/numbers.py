@@ -20,9 +20,11 @@ def label(name: str) -> str:
 
 
 def digits(value: float | None, unit: str = "") -> str:
-    """`value` to about three digits, shares (`unit` "%") in percent, cosines (`unit` "fine") to four decimals."""
+    """`value` to about three digits, shares (`unit` "%") in percent, cosines ("fine") to four decimals, counts ("count") whole."""
     if value is None:
         return "–"
+    if unit == "count":
+        return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.2g}"
     if unit != "%":
         return (f"{value:.4f}" if unit == "fine" else _plain(value)).replace("-", "−")
     share = 100 * value

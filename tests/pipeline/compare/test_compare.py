@@ -177,4 +177,4 @@ def test_a_recipe_that_cannot_be_is_named_and_writes_nothing(tmp_path, wrong, sa
 
 
 def test_no_name_asks_every_method():
-    assert set(load_recipe("demo-compare", ["methods=[]", "variants={}"]).entries()) >= set(METHODS)
+    assert set(load_recipe("demo-compare", ["methods=[]", "variants={}", "few={}", "two={}"]).entries()) >= set(METHODS)

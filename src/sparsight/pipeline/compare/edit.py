@@ -32,7 +32,10 @@ START = 0.01  # the first strength tried where the paper names none, in the unit
 
 @dataclass
 class Meter:
-    """Seconds and rows through the denoiser, by what they were spent on."""
+    """Seconds and rows through the denoiser, by what they were spent on.
+
+    On a processor seconds are those of the process, of all its cores: what else the machine does is not in them.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
@@ -40,7 +43,8 @@ class Meter:
     @contextmanager
     def of(self, model: Any, what: str) -> Iterator[None]:
         """Count what happens within the block."""
-        rows, began = [0], time.monotonic()
+        clock = time.process_time if model.device.type == "cpu" else time.monotonic
+        rows, began = [0], clock()
 
         def count(module: Any, arguments: tuple[Any, ...]) -> None:
             rows[0] += len(arguments[0])
@@ -50,7 +54,7 @@ class Meter:
             yield
         finally:
             handle.remove()
-            self.seconds[what] = self.seconds.get(what, 0.0) + time.monotonic() - began
+            self.seconds[what] = self.seconds.get(what, 0.0) + clock() - began
             self.calls[what] = self.calls.get(what, 0) + rows[0]
 
 

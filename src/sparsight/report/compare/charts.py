@@ -36,9 +36,17 @@ def points(curve: Any, over: str) -> Points:
 
 
 def curve_chart(
-    curves: Mapping[str, Any], shown: Sequence[str], over: str, title: str, size: tuple[int, int]
+    curves: Mapping[str, Any],
+    shown: Sequence[str],
+    over: str,
+    title: str,
+    size: tuple[int, int],
+    limit: float | None = None,
 ) -> Markup:
-    """All methods thin, `shown` in ink with their names at the end, ours in the accent colour."""
+    """All methods thin, `shown` in the strokes of `strokes`, ours in the accent colour with its interval.
+
+    `limit` is where areas end.
+    """
     known = {name: points(curve, over) for name, curve in curves.items()}
     known = {name: line for name, line in known.items() if len(line) > 1}
     named = [n for n in shown if n in known]
@@ -47,26 +55,53 @@ def curve_chart(
         for name, line in known.items():
             if name not in named:
                 ax.plot(*zip(*line, strict=True), color=MUTED, linewidth=0.8, alpha=0.45, zorder=1)
-        for place, name in enumerate(n for n in named if n != OURS):
-            ax.plot(*zip(*known[name], strict=True), color=INK, linewidth=1.3, linestyle=STROKES[place % len(STROKES)])
-        if OURS in named:
-            ax.plot(
-                *zip(*known[OURS], strict=True),
-                "o-",
-                color=ACCENT,
-                linewidth=2,
-                markersize=4,
-                markeredgecolor=PAPER,
-                zorder=4,
-            )
+        for name in named:
+            style: dict[str, Any] = {"color": INK, "linewidth": 1.3, "linestyle": stroke(shown, name)}
+            if name == OURS:
+                style = {
+                    "color": ACCENT,
+                    "linewidth": 2,
+                    "marker": "o",
+                    "markersize": 4,
+                    "markeredgecolor": PAPER,
+                    "zorder": 4,
+                }
+            ax.plot(*zip(*known[name], strict=True), **style)
+        _band(ax, curves.get(OURS), over)
+        if limit is not None:
+            ax.axvline(limit, color=RULE, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
         ax.axhline(0, color=RULE, linewidth=0.8, zorder=0)
         ax.locator_params(nbins=5)
-        ax.set_xlim(left=0)
+        ends = [line[-1][0] for name, line in known.items() if name in named] or [1.0]
+        ax.set_xlim(0, 1.06 * max(ends))
         ax.set_xlabel(dict(DAMAGES)[over])
-        _names(ax, {name: known[name][-1] for name in named})
 
     said = f"{title}: change of the target over {dict(DAMAGES)[over]}, {len(known)} methods"
     return chart(draw, *size, said, f"{over} {title}") if known else Markup()
+
+
+def _band(ax: Axes, curve: Any, over: str) -> None:
+    """The interval of a curve's heights, from no edit on."""
+    xs, shares = listing(dig(curve, over)), listing(dig(curve, "share"))
+    found = [
+        [number(dig(x, "value")), number(dig(y, "low")), number(dig(y, "high"))]
+        for x, y in zip(xs, shares, strict=False)
+    ]
+    known = [(0.0, 0.0, 0.0), *((x, a, b) for x, a, b in found if x is not None and a is not None and b is not None)]
+    if len(known) > 1:
+        at, lows, highs = (list(column) for column in zip(*known, strict=True))
+        ax.fill_between(at, lows, highs, color=ACCENT, alpha=0.13, linewidth=0)
+
+
+def stroke(shown: Sequence[str], name: str) -> tuple[float, tuple[float, ...]]:
+    """The dashes of a method that is named: one for each place."""
+    others = [n for n in shown if n != OURS]
+    return STROKES[others.index(name) % len(STROKES)] if name in others else STROKES[0]
+
+
+def strokes(shown: Sequence[str]) -> list[tuple[str, str]]:
+    """The legend of all curves: each name with its dashes, as SVG says them."""
+    return [(name, " ".join(f"{1.3 * length:g}" for length in stroke(shown, name)[1])) for name in shown]
 
 
 def _names(ax: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
@@ -108,7 +143,7 @@ def rank_chart(rows: Sequence[tuple[str, Number]], title: str) -> Markup:
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
 
-    return chart(draw, 560, 46 + 22 * len(known), title, "ranking") if known else Markup()
+    return chart(draw, 430, 46 + 22 * len(known), title, "ranking") if known else Markup()
 
 
 def few_chart(few: Mapping[str, Any]) -> Markup:

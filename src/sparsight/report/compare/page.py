@@ -10,10 +10,10 @@ from markupsafe import Markup
 from sparsight.report.compare import charts, gallery, tables
 from sparsight.report.compare.names import OURS, named, ranked, short
 from sparsight.report.numbers import Number, read_number
-from sparsight.report.run_files import RunFiles, dig, listing, mapping
+from sparsight.report.run_files import RunFiles, dig, listing, mapping, number
 from sparsight.report.sheets import Sprites
 
-WIDE, SMALL = (400, 300), (300, 215)
+WIDE, SMALL = (330, 280), (250, 190)
 
 
 def comparison_context(run: RunFiles, sprites: Sprites) -> dict[str, Any]:
@@ -22,13 +22,15 @@ def comparison_context(run: RunFiles, sprites: Sprites) -> dict[str, Any]:
     shown, curves = named(methods), {n: dig(one, "curve") for n, one in methods.items()}
     return {
         "own_css": Markup(files("sparsight.report.compare").joinpath("style.css").read_text("utf-8")),
-        "count": len(methods), "ours": OURS, "short": short, "verdict": verdict(metrics), "keys": keys(metrics),
+        "count": len(methods), "ours": OURS,
+        "strokes": charts.strokes(shown),
+        "short": short, "verdict": verdict(metrics), "keys": keys(metrics),
         "facts": facts(metrics), "names": mapping(metrics.get("names")), "levels": listing(dig(metrics, "recipe", "levels")),
         "rank_chart": charts.rank_chart(
             [(n, read_number(metrics, "methods", n, "auc")) for n in ranked(methods)], "AUC of every method"
         ),
         "ranking": tables.ranking(metrics),
-        "curves": [svg for over, _ in charts.DAMAGES if (svg := charts.curve_chart(curves, shown, over, "all concepts", WIDE))],
+        "curves": _curves(metrics, curves, shown),
         "small": _small(metrics, shown), "galleries": gallery.galleries(run, sprites),
         "judges": tables.judges(metrics), "orders": tables.orders(metrics), "costs": tables.costs(metrics),
         "few_chart": charts.few_chart(mapping(metrics.get("few"))), "two": tables.two(metrics),
@@ -36,6 +38,16 @@ def comparison_context(run: RunFiles, sprites: Sprites) -> dict[str, Any]:
         "entangled_level": dig(metrics, "entanglement", "level"),
         "not_applicable": mapping(metrics.get("not_applicable")), "failed": mapping(metrics.get("failed")),
     }  # fmt: skip
+
+
+def _curves(metrics: dict[str, Any], curves: dict[str, Any], shown: list[str]) -> list[Markup]:
+    """A chart for each kind of damage."""
+    levels = listing(dig(metrics, "recipe", "levels"))
+    limits = {"distance": number(levels[-1]) if levels else None}
+    found = [
+        charts.curve_chart(curves, shown, over, "all concepts", WIDE, limits.get(over)) for over, _ in charts.DAMAGES
+    ]
+    return [svg for svg in found if svg]
 
 
 def _small(metrics: dict[str, Any], shown: list[str]) -> list[dict[str, Any]]:

@@ -10,11 +10,17 @@ from sparsight.report.numbers import Number, mark_best, read_number
 from sparsight.report.run_files import dig, listing, mapping, number
 
 RANKING = (
-    ("rank", "place", "", "lower"), ("auc", "AUC", "", "higher"), ("versus_casl", "CASL minus it", "", ""),
+    ("rank", "place", "count", "lower"), ("auc", "AUC", "", "higher"), ("versus_casl", "CASL minus it", "", ""),
     ("auc_damage", "AUC over other logits", "", "higher"), ("auc_identity_loss", "AUC over identity", "", "higher"),
     ("half_way_distance", "distance half way", "", "lower"), ("epr", "EPR", "", "higher"),
     ("true_epr", "true EPR", "", "higher"), ("flip_rate", "flips", "%", "higher"), ("gain", "counterfactual gain", "", "higher"),
 )  # fmt: skip
+
+FIGURES = {
+    "auc": "AUC", "auc_damage": "AUC over other logits", "auc_identity_loss": "AUC over identity", "epr": "EPR",
+    "share": "share of the true change", "gain": "counterfactual gain", "distance": "perceptual distance",
+    "damage": "change of other logits", "signed_change": "signed change", "flip_rate": "flip rate",
+}  # fmt: skip
 
 
 def ranking(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,17 +52,12 @@ def _notes(one: dict[str, Any], levels: list[Any]) -> str:
 
 def costs(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What each method costs, for one concept and for one image."""
-    keys = (
-        ("seconds", "fit"),
-        ("seconds", "shared"),
-        ("seconds", "each"),
-        ("model_calls", "fit"),
-        ("model_calls", "each"),
-    )
-    methods = mapping(metrics.get("methods"))
+    keys = (("seconds", "fit", ""), ("seconds", "shared", ""), ("seconds", "each", ""), ("model_calls", "fit", "count"),
+            ("model_calls", "each", "count"))  # fmt: skip
     return [
-        {"name": n, "cells": [read_number(metrics, "methods", n, *key) for key in keys]} for n in ranked(methods)
-    ]  # fmt: skip
+        {"name": n, "cells": [read_number(metrics, "methods", n, kind, what, unit=unit) for kind, what, unit in keys]}
+        for n in ranked(mapping(metrics.get("methods")))
+    ]
 
 
 def judges(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,6 +77,7 @@ def judges(metrics: Mapping[str, Any]) -> dict[str, Any]:
 def orders(metrics: Mapping[str, Any]) -> list[tuple[str, Number]]:
     """Spearman's correlation of each figure with the true EPR, best first."""
     found = [(key, read_number(metrics, "orders", key)) for key in mapping(metrics.get("orders"))]
+    found = [(FIGURES.get(key, key), n) for key, n in found]
     return sorted(found, key=lambda pair: -(pair[1].value if pair[1].value is not None else -2))
 
 
