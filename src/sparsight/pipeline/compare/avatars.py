@@ -35,6 +35,7 @@ class AvatarsSubject:
     def __init__(self, run: CompareRun) -> None:
         self.run = run
         self._casl: dict[int, CaslRun] = {}
+        self._keys: dict[int, str] = {}
         self._data: dict[tuple[int, int], FitData] = {}
 
     def casl(self, seed: int) -> CaslRun:
@@ -46,7 +47,10 @@ class AvatarsSubject:
                 f"precision={recipe.precision}", f"threads={recipe.threads}",
             ]  # fmt: skip
             loaded = load_recipe(own.recipe, keys)
-            self._casl[seed] = CaslRun(self.run.folder / f"seed{seed}", loaded, self.run.report)
+            found = CaslRun(self.run.folder / f"seed{seed}", loaded, self.run.report)
+            if seed != recipe.seeds[0]:  # networks are the same for all seeds, and loaded once
+                found.world, found.model = self.first.world, self.first.model
+            self._casl[seed] = found
         return self._casl[seed]
 
     @cached_property
@@ -115,10 +119,12 @@ class AvatarsSubject:
 
     def key(self, seed: int) -> str:
         """A digest of the seed's SAE and of how alignments are learned and edits sampled."""
-        casl = self.casl(seed)
-        plain = casl.plain()
-        steer = {name: plain["steer"][name] for name in ("steps", "mode", "refine", "low", "high")}
-        return digest([casl.key("train"), plain["align"], steer])
+        if seed not in self._keys:  # asked of every cell
+            casl = self.casl(seed)
+            plain = casl.plain()
+            steer = {name: plain["steer"][name] for name in ("steps", "mode", "refine", "low", "high")}
+            self._keys[seed] = digest([casl.key("train"), plain["align"], steer])
+        return self._keys[seed]
 
     def prepare(self, seed: int) -> None:
         """Harvest, train and align, as far as that is not done."""

@@ -32,6 +32,7 @@ def comparison_context(run: RunFiles, sprites: Sprites) -> dict[str, Any]:
         "ranking": tables.ranking(metrics),
         "curves": _curves(metrics, curves, shown),
         "small": _small(metrics, shown), "galleries": gallery.galleries(run, sprites),
+        "matched": tables.matched(metrics),
         "judges": tables.judges(metrics), "orders": tables.orders(metrics), "costs": tables.costs(metrics),
         "few_chart": charts.few_chart(mapping(metrics.get("few"))), "two": tables.two(metrics),
         "entangled": tables.entangled(metrics), "attributes": listing(dig(metrics, "entanglement", "attributes")),

@@ -12,7 +12,7 @@ from sparsight.report.run_files import dig, listing, mapping, number
 RANKING = (
     ("rank", "place", "count", "lower"), ("auc", "AUC", "", "higher"), ("versus_casl", "CASL minus it", "", ""),
     ("auc_damage", "AUC over other logits", "", "higher"), ("auc_identity_loss", "AUC over identity", "", "higher"),
-    ("half_way_distance", "distance half way", "", "lower"), ("epr", "EPR", "", "higher"),
+    ("epr", "EPR", "", "higher"),
     ("true_epr", "true EPR", "", "higher"), ("flip_rate", "flips", "%", "higher"), ("gain", "counterfactual gain", "", "higher"),
 )  # fmt: skip
 
@@ -48,6 +48,31 @@ def _notes(one: dict[str, Any], levels: list[Any]) -> str:
     if short:
         parts.append(f"does not reach distance {', '.join(short)} of {done:.0f} cells")
     return "; ".join(parts)
+
+
+def matched(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Each method at the level nearest to the middle, and at half the true change."""
+    levels, level = listing(dig(metrics, "recipe", "levels")), dig(metrics, "entanglement", "level")
+    place = levels.index(level) if level in levels else 0
+    order = ranked(mapping(metrics.get("methods")))
+    shown = [("share", "", "higher"), ("flips", "%", "higher"), ("damage", "", "lower"), ("identity_loss", "", "lower")]
+    columns = [
+        mark_best([_at_level(metrics, n, key, place, unit) for n in order], better) for key, unit, better in shown
+    ] + [
+        mark_best([read_number(metrics, "methods", n, f"half_way_{over}") for n in order], "lower")
+        for over in ("distance", "damage", "identity_loss")
+    ]  # fmt: skip
+    reached = [dig(metrics, "methods", n, "half_way_distance") for n in order]
+    return {"level": level, "rows": [
+        {"name": n, "cells": [column[i] for column in columns],
+         "reached": f"{dig(reached[i], 'reached')} of {dig(reached[i], 'of')}"} for i, n in enumerate(order)
+    ]}  # fmt: skip
+
+
+def _at_level(metrics: Mapping[str, Any], name: str, key: str, place: int, unit: str) -> Number:
+    """A figure of a method's curve at one level."""
+    found = listing(dig(metrics, "methods", name, "curve", key))
+    return read_number({"at": found[place] if place < len(found) else None}, "at", unit=unit)
 
 
 def costs(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
