@@ -14,6 +14,7 @@ from sparsight.metrics import editing_precision
 from sparsight.pipeline.compare import edit, stages
 from sparsight.pipeline.compare.cells import plan, record
 from sparsight.pipeline.results import results_of
+from sparsight.report import write_report
 
 CASL = ["data.train=16", "data.held_out=40", "harvest.steps=6", "harvest.batch_size=8", "sae.steps=30", "sae.expansion=4",
         "sae.batch_size=256", "sae.lr_decay=10", "sae.revive_every=0", "align.updates=6", "align.batch_size=4",
@@ -93,6 +94,14 @@ def test_the_page_holds_everything_and_loads_nothing(run):
     assert not re.search(r"""(?:src|href)=["'](?!#|data:)""", page)
     for text in ("The ranking", "Change against damage", "What moves with what", "model calls"):
         assert text in page
+
+
+def test_a_page_without_casl_and_without_extras_is_a_page(run, metrics, tmp_path):
+    methods = {"mean_difference": metrics["methods"]["mean_difference"]}
+    left = {**metrics, "methods": methods, "few": {}, "two": {}, "failed": {"a cell": "<b>why</b>"}, "stability": {}}
+    (tmp_path / "metrics.json").write_text(json.dumps(left))
+    page = write_report(tmp_path).read_text()
+    assert "1 way to edit" in page and "&lt;b&gt;why" in page and "With few images" not in page
 
 
 def test_a_second_run_does_nothing_again(run):
