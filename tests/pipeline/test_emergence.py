@@ -107,10 +107,7 @@ def test_an_edit_of_no_strength_changes_nothing(run):
     region = torch.ones(8, 8, dtype=torch.bool)
     sae = run.sae(name_of("early"), 4)
     nothing = spatial_edit(sae, [0, 1], region, site=SITE, beta=0.0, window=stage_window("early"))
-    from sparsight.worlds.scenes.judges import prompt_for
-
-    prompts = [prompt_for("cat", 50 + 1000 * run.world.kinds.index("cat") + i) for i in range(2)]
-    images, strength = edits.draw_edited(run, prompts, plain.states["early"], "early", nothing)
+    images, strength = edits.draw_edited(run, plain, "early", nothing)
     assert torch.equal(images, plain.images) and strength == 0
 
 

@@ -6,7 +6,7 @@ latent whose entry has the word, however rare the word is there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,7 @@ def calibrated(run: EmergenceRun, name: str, config: EditConfig, attempt: Attemp
     options = {"share": SHARES, "normaliser": DIFFERENT, "scope": SCOPES, "k": run.recipe.k}
     for done, (key, values) in enumerate(options.items()):
         run.report.update(done, len(options), f"choosing {key}")
-        tried = [(replace(config, **{key: value})) for value in values]  # type: ignore[arg-type]
+        tried = [replace(config, **{key: value}) for value in values]  # type: ignore[arg-type]
         config = max(tried, key=lambda one: trials.of(one)["success"])
     return config
 
@@ -52,12 +52,9 @@ class Trials:
     def of(self, config: EditConfig) -> dict[str, Any]:
         """The best strength of a config, with its success; tried where that has not been done."""
         wanted = {key: getattr(config, key) for key in ("share", "normaliser", "scope", "k")}
-        for row in self._of(wanted):
-            return row
+        if known := next((row for row in self.rows if row.items() >= wanted.items()), None):
+            return known
         trials = [self.attempt(config, strength) for strength in config.strengths]
         self.rows.append({**wanted, "trials": trials, **chosen(trials)})
         write_json(self.path, {"rows": self.rows})
         return self.rows[-1]
-
-    def _of(self, wanted: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        return (row for row in self.rows if row.items() >= wanted.items())

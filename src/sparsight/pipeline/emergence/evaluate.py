@@ -19,8 +19,8 @@ from sparsight.metrics import bootstrap, row_mean
 from sparsight.pipeline.emergence.edits import METHODS
 from sparsight.pipeline.emergence.layout import success
 from sparsight.pipeline.emergence.reading import things
-from sparsight.pipeline.emergence.run import as_plain, stream_name
 from sparsight.pipeline.emergence.run import short as short_site
+from sparsight.pipeline.emergence.run import stream_name
 
 if TYPE_CHECKING:
     from sparsight.concepts import ConceptDictionary
@@ -198,7 +198,7 @@ def evolution(runs: Sequence[EmergenceRun]) -> dict[str, Any]:
 def purity(dictionary: ConceptDictionary) -> dict[str, dict[str, Any]]:
     """Cohesion and similarity of a dictionary, of all its concepts and of those of several labels."""
     return {
-        f"{name}{'' if single else '_several'}": plain(measure(dictionary, single=single).to_dict())
+        f"{name}{'' if single else '_several'}": measure(dictionary, single=single).to_dict()
         for name, measure in (("cohesion", cohesion), ("similarity", similarity))
         for single in (True, False)
     }
@@ -216,15 +216,9 @@ def identity(run: EmergenceRun) -> dict[str, Any]:
                     if names:
                         pair = [things(run, run.dictionary(name)) for name in names]
                         facts = {"site": site, "k": k, "from": one, "to": two, "kind": kind}
-                        found[f"{kind}.{short_site(site)}.k{k}.{one}-{two}"] = {
-                            **facts, **plain(label_agreement(pair[0], pair[1]).to_dict())
-                        }  # fmt: skip
+                        agreed = label_agreement(pair[0], pair[1]).to_dict()
+                        found[f"{kind}.{short_site(site)}.k{k}.{one}-{two}"] = {**facts, **agreed}
     return found
-
-
-def plain(figures: dict[str, Any]) -> dict[str, Any]:
-    """NaN as None, for JSON."""
-    return {key: as_plain(value) for key, value in figures.items()}
 
 
 def headline(run: EmergenceRun, found: dict[str, Any]) -> dict[str, Any]:
