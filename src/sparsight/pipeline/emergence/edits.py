@@ -62,6 +62,12 @@ def draw_edited(run: EmergenceRun, plain: Plain, stage: str, edit: Intervention)
     return run.model.decode(x).float().clamp(-1, 1), sum(strengths) / max(1, len(strengths))
 
 
+def numbers_from(run: EmergenceRun, base: int, count: int) -> list[int]:
+    """`count` numbers of prompts and noise from `base` on, others for every seed: pooled runs must not repeat a prompt."""
+    start = base + 100_000 * (run.recipe.seed % 10)
+    return list(range(start, start + count))
+
+
 def loop(run: EmergenceRun) -> Loop:
     """How the run's images are drawn."""
     return Loop(run.recipe.sampling.steps, mode="plain")

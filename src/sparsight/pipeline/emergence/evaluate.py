@@ -53,16 +53,23 @@ def pooled_metrics(runs: Sequence[EmergenceRun]) -> dict[str, Any]:
 
 def require_alike(runs: Sequence[EmergenceRun]) -> None:
     """Refuse runs that cannot be pooled."""
-    plain = [
-        {k: v for k, v in run.recipe.plain().items() if k not in ("seed", "name", "threads", "calibrate")}
-        for run in runs
-    ]
-    if any(one != plain[0] for one in plain):
-        raise SparsightError("runs that are pooled must differ in their seed alone")
     for run in runs:
         for file in ("reading.json", "layout.json", "style.json"):
             if not (run.folder / file).exists():
                 raise SparsightError(f"{run.folder} has no {file}: run its earlier stages first")
+    asked = [what_was_done(run) for run in runs]
+    for run, own in zip(runs, asked, strict=True):
+        if different := [key for key in own if own[key] != asked[0][key]]:
+            raise SparsightError(
+                f"runs that are pooled must differ in their seed alone, but {run.folder} and {runs[0].folder} differ in "
+                f"{different[0]!r}"
+            )
+
+
+def what_was_done(run: EmergenceRun) -> dict[str, Any]:
+    """The recipe without what may differ between seeds, the edits as they were made and not as they were asked for."""
+    plain = {k: v for k, v in run.recipe.plain().items() if k not in ("seed", "name", "threads", "calibrate")}
+    return plain | {kind: read_json(run.folder / f"{kind}.json")["edit"] for kind in ("layout", "style")}
 
 
 def saes(runs: Sequence[EmergenceRun]) -> dict[str, Any]:

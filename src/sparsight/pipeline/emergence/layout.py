@@ -60,7 +60,7 @@ def one_stage(run: EmergenceRun, config: EditConfig, stage: str, validation: Dra
 
 def drawn(run: EmergenceRun, kind: str, base: int, count: int) -> edits.Plain:
     """`count` unedited images with one object each."""
-    numbers = [base + 1000 * list(run.world.kinds).index(kind) + i for i in range(count)]
+    numbers = edits.numbers_from(run, base + 1000 * list(run.world.kinds).index(kind), count)
     return edits.draw_plain(run, [run.world.prompt_for(kind, n) for n in numbers], numbers)
 
 

@@ -56,11 +56,9 @@ def choose(
 
 def drawn(run: EmergenceRun, base: int, count: int) -> list[edits.Plain]:
     """`count` unedited images, a few at a time."""
-    prompts = run.world.plain_prompts(range(base, base + count))
-    return [
-        edits.draw_plain(run, prompts[i : i + BATCH], list(range(base + i, base + min(i + BATCH, count))))
-        for i in range(0, count, BATCH)
-    ]
+    numbers = edits.numbers_from(run, base, count)
+    parts = [numbers[i : i + BATCH] for i in range(0, count, BATCH)]
+    return [edits.draw_plain(run, run.world.plain_prompts(part), part) for part in parts]
 
 
 def latents_of(run: EmergenceRun, config: EditConfig, style: str, stage: str) -> tuple[list[int], str]:
