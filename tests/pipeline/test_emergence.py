@@ -212,16 +212,17 @@ def test_calibration_keeps_every_trial_and_takes_the_best(run, tmp_path):
     calls = []
 
     def attempt(config, strength):
-        calls.append((config.share, config.normaliser, config.scope, config.k, strength))
-        good = (config.share == 0.3) + (config.normaliser == "none") + (config.scope == "both") + (config.k == 5)
+        calls.append((config.share, config.most, config.normaliser, config.scope, config.k, strength))
+        right = {"share": 0.5, "most": 3, "normaliser": "none", "scope": "both", "k": 5}
+        good = sum(getattr(config, key) == value for key, value in right.items())
         return {"strength": strength, "success": 0.2 * good, "n": 4}
 
     (tmp_path / "layout").mkdir()
     best = calibrated(Fake(), "layout", run.recipe.layout, attempt)
-    assert (best.share, best.normaliser, best.scope, best.k) == (0.3, "none", "both", 5)
-    assert len(calls) == len(set(calls)) == 2 * (3 + 2 + 1 + 1)  # what a choice starts from was tried before it
-    assert calibrated(Fake(), "layout", run.recipe.layout, attempt) == best and len(calls) == 14
-    assert calibrated(run, "layout", run.recipe.layout, attempt) == run.recipe.layout and len(calls) == 14
+    assert (best.share, best.most, best.normaliser, best.scope, best.k) == (0.5, 3, "none", "both", 5)
+    assert len(calls) == len(set(calls)) == 2 * (2 + 2 + 2 + 1 + 1)  # what a choice starts from was tried before it
+    assert calibrated(Fake(), "layout", run.recipe.layout, attempt) == best and len(calls) == 16
+    assert calibrated(run, "layout", run.recipe.layout, attempt) == run.recipe.layout and len(calls) == 16
 
 
 @pytest.mark.parametrize(

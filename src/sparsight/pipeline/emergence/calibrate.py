@@ -1,4 +1,4 @@
-"""Which latents, normaliser, half and k of the edits: tried on validation images before anything is tested.
+"""Which latents, how many, normaliser, half and k of the edits: tried on validation images before anything is tested.
 
 The paper's table of strengths does not fit its own formulas, it does not say which k it edits with, and it takes every
 latent whose entry has the word, however rare the word is there.
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from sparsight.pipeline.emergence.run import EmergenceRun
 
 Attempt = Callable[[EditConfig, float], dict[str, Any]]
-SHARES = (0.0, 0.3, 0.5)
+SHARES = (0.0, 0.5)
+MOST = (0, 1, 3)  # of the latents that have the share; 0 for all
+CHOSEN = ("share", "most", "normaliser", "scope", "k")
 # "norm_over_sum" is "norm_over_mean" over the number of positions: at one strength they are one edit.
 DIFFERENT = tuple(name for name in NORMALISERS if name != "norm_over_sum")
 
@@ -28,13 +30,13 @@ DIFFERENT = tuple(name for name in NORMALISERS if name != "norm_over_sum")
 def calibrated(run: EmergenceRun, name: str, config: EditConfig, attempt: Attempt) -> EditConfig:
     """`config` with what did best, if the recipe asks for it; every trial is kept in `NAME/trials.json`.
 
-    One choice after the other, each with the best of those before: share, normaliser, scope, k. `attempt(config,
+    One choice after the other, each with the best of those before, in the order of `CHOSEN`. `attempt(config,
     strength)` says how often an edit succeeds. What was tried before is not tried again.
     """
     if not run.recipe.calibrate:
         return config
     trials = Trials(run.folder / name / "trials.json", attempt)
-    options = {"share": SHARES, "normaliser": DIFFERENT, "scope": SCOPES, "k": run.recipe.k}
+    options = dict(zip(CHOSEN, (SHARES, MOST, DIFFERENT, SCOPES, run.recipe.k), strict=True))
     for done, (key, values) in enumerate(options.items()):
         run.report.update(done, len(options), f"choosing {key}")
         tried = [replace(config, **{key: value}) for value in values]  # type: ignore[arg-type]
@@ -51,7 +53,7 @@ class Trials:
 
     def of(self, config: EditConfig) -> dict[str, Any]:
         """The best strength of a config, with its success; tried where that has not been done."""
-        wanted = {key: getattr(config, key) for key in ("share", "normaliser", "scope", "k")}
+        wanted = {key: getattr(config, key) for key in CHOSEN}
         if known := next((row for row in self.rows if row.items() >= wanted.items()), None):
             return known
         trials = [self.attempt(config, strength) for strength in config.strengths]
