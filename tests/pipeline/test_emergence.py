@@ -207,22 +207,22 @@ def test_every_seed_draws_other_prompts_from_other_noise(run):
 def test_calibration_keeps_every_trial_and_takes_the_best(run, tmp_path):
     class Fake:
         recipe = replace(run.recipe, calibrate=True, k=(4, 5))
-        folder, report = tmp_path, Silent()
+        folder, report, steps_at = tmp_path, Silent(), run.steps_at
 
     calls = []
 
-    def attempt(config, strength):
-        calls.append((config.share, config.most, config.normaliser, config.scope, config.k, strength))
+    def attempt(config, strength, stage):
+        calls.append((stage, config.share, config.most, config.normaliser, config.scope, config.k, strength))
         right = {"share": 0.5, "most": 3, "normaliser": "none", "scope": "both", "k": 5}
         good = sum(getattr(config, key) == value for key, value in right.items())
         return {"strength": strength, "success": 0.2 * good, "n": 4}
 
     (tmp_path / "layout").mkdir()
-    best = calibrated(Fake(), "layout", run.recipe.layout, attempt)
+    best = calibrated(Fake(), "layout", run.recipe.layout, "early", attempt)
     assert (best.share, best.most, best.normaliser, best.scope, best.k) == (0.5, 3, "none", "both", 5)
-    assert len(calls) == len(set(calls)) == 2 * (2 + 2 + 2 + 1 + 1)  # what a choice starts from was tried before it
-    assert calibrated(Fake(), "layout", run.recipe.layout, attempt) == best and len(calls) == 16
-    assert calibrated(run, "layout", run.recipe.layout, attempt) == run.recipe.layout and len(calls) == 16
+    assert len(calls) == len(set(calls)) == 8 * (2 + 2)  # what a choice starts from was tried before it
+    assert calibrated(Fake(), "layout", run.recipe.layout, "early", attempt) == best and len(calls) == 32
+    assert calibrated(run, "layout", run.recipe.layout, "early", attempt) == run.recipe.layout and len(calls) == 32
 
 
 @pytest.mark.parametrize(

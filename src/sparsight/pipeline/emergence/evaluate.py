@@ -48,6 +48,7 @@ def pooled_metrics(runs: Sequence[EmergenceRun]) -> dict[str, Any]:
     found["style"] = style(runs)
     found["evolution"] = evolution(runs)
     found["identity"] = identity(first)
+    found["calibration"] = calibration(runs)
     return {**found, "seeds": [run.recipe.seed for run in runs], **headline(first, found)}
 
 
@@ -225,6 +226,17 @@ def identity(run: EmergenceRun) -> dict[str, Any]:
                         facts = {"site": site, "k": k, "from": one, "to": two, "kind": kind}
                         agreed = label_agreement(pair[0], pair[1]).to_dict()
                         found[f"{kind}.{short_site(site)}.k{k}.{one}-{two}"] = {**facts, **agreed}
+    return found
+
+
+def calibration(runs: Sequence[EmergenceRun]) -> dict[str, list[dict[str, Any]]]:
+    """What was tried on validation images before anything was tested, by kind of edit, of every run that did."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        for kind in ("layout", "style"):
+            path = run.folder / kind / "trials.json"
+            rows = read_json(path)["rows"] if path.exists() else []
+            found.setdefault(kind, []).extend({"seed": run.recipe.seed, **row} for row in rows)
     return found
 
 

@@ -31,7 +31,9 @@ def layout_stage(run: EmergenceRun) -> None:
     """`layout/`: a sheet of images for each stage and method, `plain.png`; `layout.json` says what is on them."""
     folder, objects = run.own_folder("layout", "layout"), run.recipe.objects or tuple(run.world.kinds)
     validation = {kind: drawn(run, kind, VALIDATION, run.recipe.layout.validation) for kind in objects}
-    config = calibrated(run, "layout", run.recipe.layout, lambda c, s: try_strength(run, c, "early", s, validation))
+    config = calibrated(
+        run, "layout", run.recipe.layout, "early", lambda c, s, stage: try_strength(run, c, stage, s, validation)
+    )
     test = {kind: drawn(run, kind, TEST, config.test) for kind in objects}
     write_sheet(folder / "plain.png", torch.cat([one.images for one in test.values()]))
     stages = {

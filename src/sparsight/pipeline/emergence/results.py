@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsight.files import atomic, write_json
+from sparsight.pipeline.emergence.calibrate import CHOSEN
 from sparsight.pipeline.emergence.edits import METHODS
 from sparsight.pipeline.emergence.evaluate import pooled_metrics
 from sparsight.pipeline.emergence.recipe import STAGES
@@ -34,6 +35,7 @@ def tables(metrics: Mapping[str, Any]) -> str:
         "## One SAE across time", across(metrics["composition"], metrics["saes"]),
         "## Layout: share of objects in the quadrant that was asked for", layout(metrics["layout"]),
         "## Style", style(metrics["style"]),
+        "## What calibration tried, on validation images", calibration(metrics["calibration"]),
         "## Cohesion, and similarity between concepts", evolution(metrics["evolution"]),
         "## Does a latent keep its meaning?", identity(metrics["identity"]),
         "## SAEs (Table 1): scaled MSE, explained variance in %", saes(metrics["saes"]),
@@ -105,6 +107,16 @@ def style(found: Mapping[str, Any]) -> str:
         [s, *(interval(own["styles"][n]["concept"]["success"], 3) for n in names)] for s, own in found["stages"].items()
     ]
     return f"{table(head, rows)}\n\n{table(['stage', *names], each)}\n\nThe edit: {found['edit']}"
+
+
+def calibration(found: Mapping[str, Any]) -> str:
+    """Success of every configuration by stage, each at the strength that was best at the stage it was chosen at."""
+    rows = [
+        [kind, *(str(row[key]) for key in CHOSEN), f"{row['strength']:g}", *(plain(row["stages"].get(s)) for s in STAGES),
+         str(row["n"])]
+        for kind, own in found.items() for row in own
+    ]  # fmt: skip
+    return table(["edit", *CHOSEN, "strength", *STAGES, "images"], rows) if rows else "Nothing: the recipe says it all."
 
 
 def evolution(found: Mapping[str, Any]) -> str:

@@ -33,7 +33,9 @@ def style_stage(run: EmergenceRun) -> None:
         run.recipe.style,
     )
     plain, validation = drawn(run, TEST, own.test), drawn(run, VALIDATION, own.validation)
-    config = calibrated(run, "style", own, lambda c, s: try_strength(run, c, styles, "middle", s, validation))
+    config = calibrated(
+        run, "style", own, "middle", lambda c, s, stage: try_strength(run, c, styles, stage, s, validation)
+    )
     write_sheet(folder / "plain.png", torch.cat([part.images for part in plain]))
     found: dict[str, Any] = {"styles": list(styles), "images": config.test, "stages": {}}
     for done, stage in enumerate(run.steps_at):
