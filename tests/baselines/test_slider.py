@@ -5,9 +5,11 @@ from torch.func import functional_call
 from baselines.small_data import BRIGHT, LOOP, noise, small_data
 from sparsight import SparsightError
 from sparsight.baselines import Plan, applicable, fit, method
-from sparsight.baselines.slider import WeightEditor, has_peft, lora, side_loss, slid, trained
+from sparsight.baselines.lora import Lora
+from sparsight.baselines.lora import needs_peft as why_not
+from sparsight.baselines.slider import WeightEditor, side_loss, slid
 
-needs_peft = pytest.mark.skipif(not has_peft(), reason="peft is not installed: pip install 'sparsight[sliders]'")
+needs_peft = pytest.mark.skipif(why_not() is not None, reason="peft is not installed: pip install 'sparsight[sliders]'")
 PLAN = Plan(noise(), LOOP)
 
 
@@ -48,10 +50,10 @@ def test_time_embedding_and_cross_attention_are_left_alone():
 
 def test_without_peft_it_says_how_to_install_it(monkeypatch):
     data = small_data()
-    monkeypatch.setattr("sparsight.baselines.slider.has_peft", lambda: False)
+    monkeypatch.setattr("sparsight.baselines.lora.find_spec", lambda name: None)
     assert "pip install 'sparsight[sliders]'" in applicable(method("image_slider"), data)
-    with pytest.raises(SparsightError, match="sparsight\\[sliders\\]"), lora(data.model, 4, 1.0, 0):
-        pass
+    with pytest.raises(SparsightError, match="sparsight\\[sliders\\]"):
+        Lora.on(data.model, slid(data.model.denoiser), 4, 1.0, 0)
 
 
 @needs_peft
@@ -61,8 +63,9 @@ def test_one_update_is_adams_first_step_on_both_sides_of_the_slider():
     model = data.model
     before, after = data.pairs(BRIGHT)
     eps, t = noise(1, seed=9), 400
-    with lora(model, rank, 1.0, seed=0) as layers:
-        weights = {p: (m.lora_A["default"].weight, m.lora_B["default"].weight) for p, m in layers.items()}
+    slider = Lora.on(model, slid(model.denoiser), rank, 1.0, seed=0)
+    with slider.on_model(model, 1.0):
+        weights = {p: (m.lora_A["slider"].weight, m.lora_B["slider"].weight) for p, m in slider.layers.items()}
         with torch.no_grad():
             for _, B in weights.values():
                 B.normal_(generator=torch.Generator().manual_seed(1)).mul_(
@@ -70,9 +73,9 @@ def test_one_update_is_adams_first_step_on_both_sides_of_the_slider():
                 )  # at the start B is 0 and A learns nothing
         own = {p: (A.detach().clone(), B.detach().clone()) for p, (A, B) in weights.items()}
         for scale, side in ((1.0, after), (-1.0, before)):
-            side_loss(model, layers, scale, side[:1], eps, t).backward()
+            side_loss(model, slider, scale, side[:1], eps, t).backward()
         grads = {p: (A.grad.clone(), B.grad.clone()) for p, (A, B) in weights.items()}
-        exact = trained(layers)
+    exact = slider.deltas()
     parts = {p: (A.requires_grad_(), B.requires_grad_()) for p, (A, B) in own.items()}
     total = 0
     for scale, side in ((1.0, after), (-1.0, before)):

@@ -11,7 +11,7 @@ from sparsight import Loop, SparsightError
 from sparsight.baselines import Plan, applicable, edit_images, fit, method
 from sparsight.baselines.daam import daam_maps, word_mask
 from sparsight.diffusion import Step
-from sparsight.steering import quadrant
+from sparsight.metrics import quadrant_region
 
 LOOP = Loop(5, "plain")
 HALVES = torch.tensor([False, False, True, True])
@@ -56,7 +56,7 @@ def test_adding_is_mean_activation_times_atom_on_the_halves_of_the_scope(scope, 
 def test_an_area_is_painted_and_the_rest_left_bit_for_bit():
     data = small_text()
     _, _, change = painted(data, latents=(2,), area="top-left")
-    inside = quadrant("top-left", data.model.site(UPDATE).grid).flatten()
+    inside = quadrant_region("top-left", data.model.site(UPDATE).grid).flatten()
     assert not change[:, ~inside].any() and change[2:, inside].abs().sum(-1).gt(0).all()
 
 
@@ -121,7 +121,7 @@ def test_a_spatial_edit_is_the_global_one_inside_and_takes_the_codes_away_outsid
     editor = fit(method("tinaz_spatial", latents=(2, 7), area="bottom-right"), DOG, data)
     with editor.context(data.model, 0.5, plan):
         (edit,) = editor.interventions(0.5)
-    x, inside = tokens_of(data), quadrant("bottom-right", data.model.site(UPDATE).grid).flatten()
+    x, inside = tokens_of(data), quadrant_region("bottom-right", data.model.site(UPDATE).grid).flatten()
     torch.testing.assert_close(edit.change(x)[:, inside], whole.change(x)[:, inside], atol=1e-4, rtol=1e-4)
     taken = -data.sae.encode(x)[..., [2, 7]] @ (data.sae.W_dec[[2, 7]] / data.sae.scale)
     torch.testing.assert_close(edit.change(x)[:, ~inside], taken[:, ~inside], atol=1e-4, rtol=1e-4)

@@ -9,7 +9,7 @@ from baselines.small_text import DOG, noise, small_text, told
 from sparsight import Loop, SparsightError
 from sparsight.baselines import applicable, edit_images, fit, method
 from sparsight.baselines.lora import Lora
-from sparsight.baselines.text_slider import LAYERS, Lesson, slider_loss
+from sparsight.baselines.text_slider import Lesson, attention, slider_loss
 
 HAS_PEFT = importlib.util.find_spec("peft") is not None
 needs_peft = pytest.mark.skipif(not HAS_PEFT, reason="peft is not installed")
@@ -18,14 +18,14 @@ LOOP = Loop(5, "plain")
 
 @pytest.mark.skipif(HAS_PEFT, reason="peft is installed")
 def test_without_peft_the_line_that_installs_it_is_given():
-    with pytest.raises(SparsightError, match=r"it needs peft.*pip install 'sparsight\[sliders\]'"):
+    with pytest.raises(SparsightError, match=r"it needs the package peft.*pip install 'sparsight\[sliders\]'"):
         fit(method("text_slider"), DOG, small_text())
 
 
 @needs_peft
 def test_the_layers_add_scale_times_b_a_beside_attention_and_leave_the_model():
     model, x = small_text().model, noise()
-    lora = Lora.on(model, LAYERS["self"], rank=2, alpha=1.0)
+    lora = Lora.on(model, attention(model, "self"), rank=2, alpha=1.0, seed=0)
     names = [n for n, m in model.denoiser.named_modules() if ".attn1." in n and isinstance(m, torch.nn.Linear)]
     assert list(lora.layers) == names and len(names) == 16
     with torch.no_grad():
@@ -49,7 +49,7 @@ def test_the_layers_add_scale_times_b_a_beside_attention_and_leave_the_model():
 @needs_peft
 def test_the_loss_is_the_distance_from_the_guided_difference_and_its_gradient_reaches_the_lora_alone():
     model, x = small_text().model, noise(1)
-    lora, lesson = Lora.on(model, LAYERS["all"], 2, 1.0), Lesson.of(model, ("a cat", "a dog", "a"), 3.0)
+    lora, lesson = Lora.on(model, attention(model, "all"), 2, 1.0, 0), Lesson.of(model, ("a cat", "a dog", "a"), 3.0)
     with torch.no_grad():
         for parameter in lora.parameters():
             parameter.normal_(std=0.1)

@@ -1,6 +1,7 @@
 """A very small emergence run on a world that is hardly trained, end to end, and everything that must hold of it."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -11,11 +12,12 @@ from sparsight import Run, SparsightError, load_recipe, run_recipe
 from sparsight.concepts import Tally
 from sparsight.images import read_sheet
 from sparsight.pipeline.casl.run import CaslRun
-from sparsight.pipeline.emergence import edits
+from sparsight.pipeline.emergence import edits, layout, style
 from sparsight.pipeline.emergence.calibrate import calibrated
-from sparsight.pipeline.emergence.evaluate import pooled_metrics
+from sparsight.pipeline.emergence.evaluate import pooled_metrics, require_alike
 from sparsight.pipeline.emergence.layout import drawn, editor, move
 from sparsight.pipeline.emergence.reading import split_of
+from sparsight.pipeline.emergence.run import EmergenceRun
 from sparsight.pipeline.emergence.saes import by_stamp
 from sparsight.pipeline.reporter import Silent
 from sparsight.steering import spatial_edit, stage_window
@@ -107,10 +109,7 @@ def test_an_edit_of_no_strength_changes_nothing(run):
     region = torch.ones(8, 8, dtype=torch.bool)
     sae = run.sae(name_of("early"), 4)
     nothing = spatial_edit(sae, [0, 1], region, site=SITE, beta=0.0, window=stage_window("early"))
-    from sparsight.worlds.scenes.judges import prompt_for
-
-    prompts = [prompt_for("cat", 50 + 1000 * run.world.kinds.index("cat") + i) for i in range(2)]
-    images, strength = edits.draw_edited(run, prompts, plain.states["early"], "early", nothing)
+    images, strength = edits.draw_edited(run, plain, "early", nothing)
     assert torch.equal(images, plain.images) and strength == 0
 
 
@@ -163,8 +162,6 @@ def test_a_finished_run_does_nothing_again_and_a_change_redoes_what_it_must(run)
 
 
 def test_a_killed_stage_of_edits_keeps_the_parts_that_are_done(run, monkeypatch):
-    from sparsight.pipeline.emergence import layout
-
     (run.folder / "layout" / "final.json").unlink()
     monkeypatch.setattr(layout, "move", lambda *a: pytest.fail("early again") if a[3] != "final" else move(*a))
     before = (run.folder / "layout" / "final.concept.png").read_bytes()
@@ -178,31 +175,54 @@ def test_runs_of_several_seeds_are_pooled_image_by_image(run, tmp_path):
     assert two["spatial_success"]["early"]["n"] == 2 * one["spatial_success"]["early"]["n"]
     assert two["composition_iou"]["early"]["value"] == pytest.approx(one["composition_iou"]["early"]["value"])
     assert two["composition_iou"]["early"]["n"] == 2 * one["composition_iou"]["early"]["n"]
-    other = run_recipe(replace(run.recipe, seed=1, k=(4, 5)), tmp_path / "other", until="harvest")
-    with pytest.raises(SparsightError, match="differ in their seed alone"):
+    other = EmergenceRun(
+        tmp_path, replace(run.recipe, seed=1, calibrate=True, layout=replace(run.recipe.layout, share=0.9))
+    )
+    with pytest.raises(SparsightError, match=r"has no reading.json: run its earlier stages first"):
+        pooled_metrics([run, other])
+    for name in ("reading.json", "layout.json", "style.json"):
+        shutil.copy(run.folder / name, tmp_path / name)
+    require_alike([run, other])  # what was done is the same, however it was found
+    told = json.loads((run.folder / "layout.json").read_text())
+    (tmp_path / "layout.json").write_text(json.dumps({**told, "edit": {**told["edit"], "scope": "both"}}))
+    with pytest.raises(SparsightError, match=r"differ in their seed alone, but .* differ in 'layout'"):
         pooled_metrics([run, other])
     with pytest.raises(SparsightError, match="run of the experiment emergence"):
         CaslRun.open_own(run.folder)
 
 
+def test_every_seed_draws_other_prompts_from_other_noise(run):
+    wide = [
+        range(base + 1000 * kind, base + 1000 * kind + 100) for base in (layout.TEST, style.TEST) for kind in range(32)
+    ]
+    found = [
+        number
+        for seed in (0, 1, 2)
+        for own in wide
+        for number in edits.numbers_from(EmergenceRun(run.folder, replace(run.recipe, seed=seed)), own.start, len(own))
+    ]
+    assert len(set(found)) == len(found) and found[:100] == list(wide[0])
+
+
 def test_calibration_keeps_every_trial_and_takes_the_best(run, tmp_path):
     class Fake:
         recipe = replace(run.recipe, calibrate=True, k=(4, 5))
-        folder, report = tmp_path, Silent()
+        folder, report, steps_at = tmp_path, Silent(), run.steps_at
 
     calls = []
 
-    def attempt(config, strength):
-        calls.append((config.share, config.normaliser, config.scope, config.k, strength))
-        good = (config.share == 0.3) + (config.normaliser == "none") + (config.scope == "both") + (config.k == 5)
+    def attempt(config, strength, stage):
+        calls.append((stage, config.share, config.most, config.normaliser, config.scope, config.k, strength))
+        right = {"share": 0.5, "most": 3, "normaliser": "none", "scope": "both", "k": 5}
+        good = sum(getattr(config, key) == value for key, value in right.items())
         return {"strength": strength, "success": 0.2 * good, "n": 4}
 
     (tmp_path / "layout").mkdir()
-    best = calibrated(Fake(), "layout", run.recipe.layout, attempt)
-    assert (best.share, best.normaliser, best.scope, best.k) == (0.3, "none", "both", 5)
-    assert len(calls) == len(set(calls)) == 2 * (3 + 2 + 1 + 1)  # what a choice starts from was tried before it
-    assert calibrated(Fake(), "layout", run.recipe.layout, attempt) == best and len(calls) == 14
-    assert calibrated(run, "layout", run.recipe.layout, attempt) == run.recipe.layout and len(calls) == 14
+    best = calibrated(Fake(), "layout", run.recipe.layout, "early", attempt)
+    assert (best.share, best.most, best.normaliser, best.scope, best.k) == (0.5, 3, "none", "both", 5)
+    assert len(calls) == len(set(calls)) == 8 * (2 + 2)  # what a choice starts from was tried before it
+    assert calibrated(Fake(), "layout", run.recipe.layout, "early", attempt) == best and len(calls) == 32
+    assert calibrated(run, "layout", run.recipe.layout, "early", attempt) == run.recipe.layout and len(calls) == 32
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import torch
 
 from sparsight import Loop, SparsightError, sample
 from sparsight.diffusion import Step, walk
+from sparsight.metrics import quadrant_region
 from sparsight.sae import SAE, SAEConfig
 from sparsight.steering import (
     NORMALISERS,
@@ -17,7 +18,6 @@ from sparsight.steering import (
     global_edit,
     mean_change,
     mean_shift,
-    quadrant,
     spatial_edit,
     stage_window,
     to_grid,
@@ -44,7 +44,7 @@ def tokens_of(count=2, seed=0, dtype=torch.float32):
 
 
 def spatial(sae, region=None, **options):
-    where = quadrant("top-left", (4, 4)) if region is None else region
+    where = quadrant_region("top-left", (4, 4)) if region is None else region
     return spatial_edit(sae, LATENTS, where, **({"site": SITE, "beta": BETA} | options))
 
 
@@ -94,7 +94,7 @@ def test_outside_the_region_only_the_concepts_own_contribution_disappears():
     sae, tokens = make_sae(), tokens_of()
     difference = spatial(sae)(tokens, STEP) - tokens
     codes = sae.encode(tokens)
-    outside = ~quadrant("top-left", (4, 4)).flatten()
+    outside = ~quadrant_region("top-left", (4, 4)).flatten()
     silent = (codes[..., list(LATENTS)] == 0).all(-1) & outside
     assert silent.any() and not difference[silent].any()
     kept = sae.decode(torch.where(torch.isin(torch.arange(40), torch.tensor(LATENTS)), 0.0, codes)) - sae.decode(codes)
@@ -124,10 +124,10 @@ def test_scope_cond_leaves_the_other_half_to_the_bit(make, dtype):
 
 def test_every_image_may_have_its_own_region():
     sae, tokens = make_sae(), tokens_of(4)
-    regions = torch.stack([quadrant(name, (4, 4)) for name in ("top-right", "bottom-left")])
+    regions = torch.stack([quadrant_region(name, (4, 4)) for name in ("top-right", "bottom-left")])
     edited = spatial(sae, region=regions, scope="both")(tokens, HALVED)
     for row, name in enumerate(("top-right", "bottom-left") * 2):
-        alone = spatial(sae, region=quadrant(name, (4, 4)))(tokens[row : row + 1], STEP)
+        alone = spatial(sae, region=quadrant_region(name, (4, 4)))(tokens[row : row + 1], STEP)
         torch.testing.assert_close(edited[row : row + 1], alone)
     with pytest.raises(SparsightError, match="there are 2 regions for 3 images"):
         spatial(sae, region=regions)(tokens[:3], STEP)
@@ -200,15 +200,17 @@ def test_stages_are_those_of_the_notes():
 
 
 def test_quadrants_and_masks():
-    whole = sum(quadrant(name, (5, 4)).int() for name in ("top-left", "top-right", "bottom-left", "bottom-right"))
+    whole = sum(
+        quadrant_region(name, (5, 4)).int() for name in ("top-left", "top-right", "bottom-left", "bottom-right")
+    )
     assert torch.equal(whole, torch.ones(5, 4, dtype=torch.int))
     mask = torch.zeros(2, 64, 64, dtype=torch.bool)
     mask[0, :32, 32:] = True
     mask[1, :5, :5] = True
-    assert torch.equal(to_grid(mask, (4, 4))[0], quadrant("top-right", (4, 4)))
+    assert torch.equal(to_grid(mask, (4, 4))[0], quadrant_region("top-right", (4, 4)))
     assert not to_grid(mask, (4, 4))[1].any() and to_grid(mask[1], (4, 4), cover=0.05).sum() == 1
     with pytest.raises(SparsightError, match="did you mean 'top-left'"):
-        quadrant("top_left", (4, 4))
+        quadrant_region("top_left", (4, 4))
 
 
 @pytest.mark.parametrize(
@@ -228,7 +230,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence(options, words):
     arguments = {
         "sae": make_sae(),
         "latents": LATENTS,
-        "region": quadrant("top-left", (4, 4)),
+        "region": quadrant_region("top-left", (4, 4)),
         "site": SITE,
         "beta": 1.0,
     }
@@ -247,7 +249,7 @@ def test_regions_and_saes_of_another_site_are_refused_in_the_model(model_of_text
     told, noise = model_of_text.encode_prompts("a cat"), torch.zeros(1, *model_of_text.latent_shape)
     run = {"conditioning": told, "loop": Loop(steps=4, mode="plain")}
     with pytest.raises(SparsightError, match=r"the region is 8x8 positions, but .* has 4x4: to_grid brings"):
-        sample(model_of_text, noise, interventions=[spatial(make_sae(), quadrant("top-left", (8, 8)))], **run)
+        sample(model_of_text, noise, interventions=[spatial(make_sae(), quadrant_region("top-left", (8, 8)))], **run)
     with pytest.raises(SparsightError, match=r"reads 32 channels, but .* has 64: it was trained at another site"):
         sample(model_of_text, noise, interventions=[everywhere(make_sae(32))], **run)
 

@@ -20,7 +20,7 @@ from sparsight.concepts.concept import Concept
 from sparsight.diffusion.conditioning import Conditioning
 from sparsight.diffusion.model import DiffusionModel
 from sparsight.errors import SparsightError, unknown
-from sparsight.steering import QUADRANTS
+from sparsight.metrics import QUADRANTS
 
 Box = tuple[int, int, int, int]  # top, left, height, width in latents
 

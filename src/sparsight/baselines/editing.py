@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -46,8 +44,3 @@ class Unedited(Editor):
     """Changes nothing at any strength: the reconstruction that edits are compared with."""
 
     unit = "nothing: it is the unedited image"
-
-
-def stepping(loop: Loop, mode: str) -> Loop:
-    """The same loop with another stepping, for a method that is run as its paper does."""
-    return replace(loop, mode=mode)

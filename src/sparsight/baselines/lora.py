@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sparsight.diffusion.model import DiffusionModel
 from sparsight.errors import SparsightError
@@ -15,30 +17,38 @@ from sparsight.errors import SparsightError
 NAME = "slider"
 
 
+def needs_peft() -> str | None:
+    """Why no layers can be trained here; None where peft is installed."""
+    return None if find_spec("peft") else "it needs the package peft: pip install 'sparsight[sliders]'"
+
+
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank layers beside linear ones, and where they belong; the model has them only inside `on_model`."""
+    """Low-rank layers beside the model's own, and where they belong; the model has them only inside `on_model`."""
 
     layers: Mapping[str, Any]
     size: float  # alpha / rank
 
     @classmethod
-    def on(cls, model: DiffusionModel, within: tuple[str, ...], rank: int, alpha: float) -> Lora:
-        """New layers, which change nothing yet, for the linear layers whose path has one of `within` in it."""
+    def on(cls, model: DiffusionModel, paths: Sequence[str], rank: int, alpha: float, seed: int) -> Lora:
+        """New layers, which change nothing yet, for the linear maps and convolutions at `paths` of the denoiser.
+
+        Raises `SparsightError` where there are none, and where peft is not installed.
+        """
+        if why := needs_peft():
+            raise SparsightError(f"a slider cannot be trained: {why}")
+        if not paths:
+            raise SparsightError("this model has no layers of the kinds that a slider changes")
         from peft import LoraConfig, inject_adapter_in_model
 
-        linear = {
-            name: module
-            for name, module in model.denoiser.named_modules()
-            if isinstance(module, nn.Linear) and any(part in f"{name}." for part in within)
-        }
-        if not linear:
-            raise SparsightError("this model has no attention layers for a slider")
+        own = {path: model.denoiser.get_submodule(path) for path in paths}
         # peft is given the layers and not the model, which it would mark
-        holder = nn.ModuleDict({name.replace(".", "/"): module for name, module in linear.items()})
+        holder = nn.ModuleDict({path.replace(".", "/"): module for path, module in own.items()})
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(holder))  # type: ignore[arg-type]
-        inject_adapter_in_model(config, holder, adapter_name=NAME)
-        return cls({name: holder[name.replace(".", "/")] for name in linear}, alpha / rank)
+        with torch.random.fork_rng(devices=[]):  # peft draws its first weights from the global generator
+            torch.manual_seed(seed)
+            inject_adapter_in_model(config, holder, adapter_name=NAME)
+        return cls({path: holder[path.replace(".", "/")] for path in paths}, alpha / rank)
 
     def scale(self, strength: float) -> None:
         """Set the factor of all layers; 0 is the model without them."""
@@ -47,7 +57,13 @@ class Lora:
 
     def parameters(self) -> list[nn.Parameter]:
         """What is trained: A (rank, in) and B (out, rank) of each layer."""
-        return [p for layer in self.layers.values() for p in layer.parameters() if p.requires_grad]
+        return [p for layer in self.layers.values() for n, p in layer.named_parameters() if "lora_" in n]
+
+    @torch.no_grad()
+    def deltas(self) -> dict[str, Tensor]:
+        """What the layers add to each weight at scale 1, by path, shaped like the weight."""
+        self.scale(1.0)
+        return {path: layer.get_delta_weight(NAME).clone() for path, layer in self.layers.items()}
 
     @contextmanager
     def on_model(self, model: DiffusionModel, strength: float) -> Iterator[None]:

@@ -16,7 +16,8 @@ from sparsight.concepts.concept import Concept
 from sparsight.diffusion.model import DiffusionModel
 from sparsight.diffusion.sampling import sample
 from sparsight.errors import SparsightError, unknown
-from sparsight.steering import QUADRANTS, quadrant, to_grid
+from sparsight.metrics import QUADRANTS, quadrant_region
+from sparsight.steering import to_grid
 
 AREAS = ("everywhere", "word", "masks", *QUADRANTS)
 
@@ -45,7 +46,7 @@ class Area:
         if self.name == "everywhere":
             return torch.ones(grid, dtype=torch.bool)
         if self.name in QUADRANTS:
-            return quadrant(self.name, grid)
+            return quadrant_region(self.name, grid)
         if self.name == "masks":
             return to_grid(self.seen(model, plan), grid)
         if plan.conditioning is None:

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsight.baselines.data import FitData
 from sparsight.baselines.jacobian import in_fp32
-from sparsight.baselines.lora import Lora
+from sparsight.baselines.lora import Lora, needs_peft
 from sparsight.baselines.method import GRADIENTS, TEXT_TO_IMAGE, Editor, Method, Plan
 from sparsight.concepts.concept import Concept
 from sparsight.diffusion.conditioning import Conditioning
@@ -26,7 +25,6 @@ from sparsight.diffusion.sampling import Loop, walk
 from sparsight.errors import SparsightError, unknown
 
 LAYERS = {"self": (".attn1.",), "cross": (".attn2.",), "all": (".attn1.", ".attn2.")}
-INSTALL = "peft, which is not installed: pip install 'sparsight[sliders]'"
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class TextSlider(Method):
 
     def refusal(self, data: FitData) -> str | None:
         """The LoRA's layers are those of peft."""
-        return None if find_spec("peft") else f"it needs {INSTALL}"
+        return needs_peft()
 
     def texts(self, concept: Concept) -> list[tuple[str, str, str]]:
         """(neutral, positive, opposite) for each text to preserve."""
@@ -74,12 +72,19 @@ class TextSlider(Method):
 
     def fit(self, concept: Concept, data: FitData) -> Editor:
         """Train the LoRA; the model itself is as before when this returns."""
-        with torch.random.fork_rng(devices=[]):  # peft draws its first weights from the global generator
-            torch.manual_seed(data.seed)
-            lora = Lora.on(data.model, LAYERS[self.layers], self.rank, self.alpha)
+        lora = Lora.on(data.model, attention(data.model, self.layers), self.rank, self.alpha, data.seed)
         lessons = [Lesson.of(data.model, texts, self.guidance) for texts in self.texts(concept)]
         train(data.model, lora, lessons, self, data.seed)
         return SliderEditor(lora, self.below)
+
+
+def attention(model: DiffusionModel, layers: str) -> list[str]:
+    """The paths of the linear maps in a choice of `LAYERS`."""
+    return [
+        path
+        for path, module in model.denoiser.named_modules()
+        if isinstance(module, nn.Linear) and any(part in f"{path}." for part in LAYERS[layers])
+    ]
 
 
 class Lesson(NamedTuple):

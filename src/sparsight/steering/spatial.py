@@ -10,13 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparsight.diffusion.sites import Step
-from sparsight.errors import SparsightError, unknown
+from sparsight.errors import SparsightError
 from sparsight.sae import SAE
 from sparsight.steering.concept_checks import require_latents, require_stage
 from sparsight.steering.concept_edit import ConceptEdit
 from sparsight.steering.interventions import Window
-
-QUADRANTS = ("top-left", "top-right", "bottom-left", "bottom-right")
 
 
 @dataclass(frozen=True)
@@ -78,16 +76,6 @@ def spatial_edit(
         site, float(beta), window, sae=sae, latents=require_latents(sae, latents), normaliser=normaliser, scope=scope,
         region=region, erase=float(erase),
     )  # fmt: skip
-
-
-def quadrant(name: str, grid: tuple[int, int]) -> Tensor:
-    """A quarter of the grid (h, w) by name, such as "top-left": bool (h, w). A middle row or column counts as the latter."""
-    if name not in QUADRANTS:
-        raise unknown("quadrant", name, QUADRANTS)
-    top, left = (torch.arange(side) < side // 2 for side in grid)
-    rows = top if name.startswith("top") else ~top
-    columns = left if name.endswith("left") else ~left
-    return rows[:, None] & columns[None, :]
 
 
 def to_grid(mask: Tensor, grid: tuple[int, int], cover: float = 0.5) -> Tensor:

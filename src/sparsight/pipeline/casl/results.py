@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sparsight.errors import SparsightError
 from sparsight.files import atomic, read_json, write_json
 from sparsight.pipeline.casl.evaluate import pooled_metrics
 from sparsight.pipeline.casl.run import CaslRun
+from sparsight.pipeline.markdown import interval, plain, table
 
 SHOWN = (
     "casl",
@@ -50,7 +49,7 @@ def write_saes(runs: Sequence[CaslRun], out: Path, command: str) -> list[dict[st
     rows = [_sae_row(one) for one in found]
     header = ("gamma", "lambda", "tokens", "cosine", "FVE", "L0", "DAR", "dead", "held-out tokens")
     with atomic(out.with_suffix(".tables.md")) as temporary:
-        temporary.write_text(f"Made by `{command}`.\n\n{_rows(header, rows)}\n", "utf-8")
+        temporary.write_text(f"Made by `{command}`.\n\n{table(header, rows)}\n", "utf-8")
     return found
 
 
@@ -70,15 +69,15 @@ def tables(metrics: dict[str, Any]) -> str:
         f"Made by `{metrics['command']}`; seeds {metrics['seeds']}, judge {metrics['names']['classifier']}, "
         "95 % bootstrap intervals.",
         "## EPR",
-        _table(concepts, lambda m: _interval(m["epr"]), SHOWN),
+        _table(concepts, lambda m: interval(m["epr"]), SHOWN),
         "## Ratio of CASL's EPR to each control's, on the same resamples",
-        _table(concepts, lambda m: _interval(m.get("versus_casl")), SHOWN[1:]),
+        _table(concepts, lambda m: interval(m.get("versus_casl")), SHOWN[1:]),
         "## Share of faces that flip",
-        _table(concepts, lambda m: _interval(m["flip_rate"]), SHOWN),
+        _table(concepts, lambda m: interval(m["flip_rate"]), SHOWN),
         "## True EPR (from decisions)",
-        _table(concepts, lambda m: _interval(m["true_epr"], 1), SHOWN),
+        _table(concepts, lambda m: interval(m["true_epr"], 1), SHOWN),
         "## Counterfactual gain",
-        _table(concepts, lambda m: _interval(m["counterfactual_gain"]), SHOWN),
+        _table(concepts, lambda m: interval(m["counterfactual_gain"]), SHOWN),
         "## CASL-Steer, everything else",
         _casl(concepts),
         "## EPR under each classifier (CASL, and the best control)",
@@ -88,21 +87,10 @@ def tables(metrics: dict[str, Any]) -> str:
         "## EPR (flip rate) over k and alpha, first seed",
         _sweep(concepts),
         "## Does EPR order edits as the truth does?",
-        "\n".join(f"- Spearman, {key.removeprefix('spearman_')}: {_interval(value)}, n = {value['n']}"
+        "\n".join(f"- Spearman, {key.removeprefix('spearman_')}: {interval(value)}, n = {value['n']}"
                   for key, value in metrics["epr_vs_truth"].items()),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
-
-
-def _interval(figure: dict[str, Any] | None, digits: int = 2) -> str:
-    if not figure or figure["value"] is None:
-        return "-"
-    return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
-
-
-def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _table(concepts: dict[str, Any], cell: Any, methods: Sequence[str]) -> str:
@@ -110,16 +98,16 @@ def _table(concepts: dict[str, Any], cell: Any, methods: Sequence[str]) -> str:
     for name, c in concepts.items():
         found = {**c["methods"], **c["variants"]}
         rows.append([name, f"{c['alpha']:.3g}", *(cell(found[m]) if m in found else "-" for m in methods)])
-    return _rows(["concept", "alpha", *methods], rows)
+    return table(["concept", "alpha", *methods], rows)
 
 
 def _casl(concepts: dict[str, Any]) -> str:
     columns = ("signed_change", "inside_share", "lpips", "identity", "clip", "directional_clip")
     rows = [
-        [name, *(_interval(c["methods"]["casl"][k]) for k in columns), c["methods"]["casl"]["worst_damage"]["name"]]
+        [name, *(interval(c["methods"]["casl"][k]) for k in columns), c["methods"]["casl"]["worst_damage"]["name"]]
         for name, c in concepts.items()
     ]
-    return _rows(["concept", *columns, "worst damage"], rows)
+    return table(["concept", *columns, "worst damage"], rows)
 
 
 def _classifiers(concepts: dict[str, Any]) -> str:
@@ -129,14 +117,12 @@ def _classifiers(concepts: dict[str, Any]) -> str:
             values = {m: f["classifiers"][judge]["epr"]["value"] or 0.0 for m, f in concept["methods"].items()}
             best = max((m for m in values if m != "casl"), key=lambda m: values[m])
             rows.append([name, judge, f"{values['casl']:.2f}", best, f"{values[best]:.2f}"])
-    return _rows(["concept", "classifier", "casl", "best control", "its EPR"], rows)
+    return table(["concept", "classifier", "casl", "best control", "its EPR"], rows)
 
 
 def _probe(concepts: dict[str, Any]) -> str:
     keys = list(next(iter(concepts.values()))["probe"])
-    return _rows(
-        ["concept", *keys], [[name, *(_interval(c["probe"][k]) for k in keys)] for name, c in concepts.items()]
-    )
+    return table(["concept", *keys], [[name, *(interval(c["probe"][k]) for k in keys)] for name, c in concepts.items()])
 
 
 def _sweep(concepts: dict[str, Any]) -> str:
@@ -144,11 +130,7 @@ def _sweep(concepts: dict[str, Any]) -> str:
     for name, concept in concepts.items():
         sweep = concept["sweep"]
         for k, eprs, flips in zip(sweep["k"], sweep["epr"], sweep["flip_rate"], strict=True):
-            cells = [f"{_plain(e)} ({_plain(f)})" for e, f in zip(eprs, flips, strict=True)]
+            cells = [f"{plain(e)} ({plain(f)})" for e, f in zip(eprs, flips, strict=True)]
             rows.append([name, str(k), *cells])
     alphas = next(iter(concepts.values()))["sweep"]["alpha"]
-    return _rows(["concept", "k", *(f"alpha {a:g}" for a in alphas)], rows)
-
-
-def _plain(value: float | None) -> str:
-    return "-" if value is None or not np.isfinite(value) else f"{value:.2f}"
+    return table(["concept", "k", *(f"alpha {a:g}" for a in alphas)], rows)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 from torch import Tensor
 
@@ -25,9 +23,7 @@ from sparsight.sae import evaluate_sae, train_sae
 def harvest_stage(run: CaslRun) -> None:
     """Images of the split "harvest" to `store/`."""
     numbers = run.train_numbers + run.held_out_numbers
-    folder = run.folder / "store"
-    key = run.key("harvest")
-    _clear_unless(folder, key)
+    folder = run.own_folder("store", "harvest")
     harvest(
         run.model, run.world.source("harvest"), folder, run.recipe.harvest, numbers=numbers, progress=run.report.update
     )
@@ -35,8 +31,7 @@ def harvest_stage(run: CaslRun) -> None:
 
 def train_stage(run: CaslRun) -> None:
     """The SAE to `sae/`, with its metrics on held-out images."""
-    folder = run.folder / "sae"
-    _clear_unless(folder, run.key("train"))
+    folder = run.own_folder("sae", "train")
     store = open_store(run)
 
     def progress(step: int, total: int, metrics: Mapping[str, float]) -> None:
@@ -84,15 +79,6 @@ def report_stage(run: CaslRun) -> None:
 def _tokens(store: Store, numbers: list[int], size: int = 4096) -> Iterator[Tensor]:
     total = len(store.rows(numbers)) * store.spec.positions
     return (batch.tokens for batch in islice(store.batches(size, seed=0, images=numbers), max(1, total // size)))
-
-
-def _clear_unless(folder: Path, key: str) -> None:
-    """Empty a stage's folder if other inputs made what is in it; what the same inputs began is continued."""
-    marker = folder / "key.txt"
-    if folder.exists() and (not marker.exists() or marker.read_text() != key):
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    marker.write_text(key)
 
 
 WORK: dict[str, Callable[[CaslRun], None]] = {

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from sparsight.errors import SparsightError, unknown
 from sparsight.images import SUFFIXES, read_image
-from sparsight.steering import QUADRANTS, fraction_window, quadrant, to_grid
+from sparsight.metrics import QUADRANTS, quadrant_region
+from sparsight.steering import fraction_window, to_grid
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Move:
         White pixels of a mask are in it, black ones are not, the border lies at half brightness; a position of the grid
         belongs to it where half of its pixels do. Raises `SparsightError` for a file that is missing, no image, or empty.
         """
-        return quadrant(self.place, grid) if self.place in QUADRANTS else read_mask(Path(self.place), grid)
+        return quadrant_region(self.place, grid) if self.place in QUADRANTS else read_mask(Path(self.place), grid)
 
     def __str__(self) -> str:
         return f"{self.word} to {self.place}"

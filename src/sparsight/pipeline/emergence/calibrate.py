@@ -1,4 +1,4 @@
-"""Which latents, normaliser, half and k of the edits: tried on validation images before anything is tested.
+"""Which latents, how many, normaliser, half and k of the edits: tried on validation images before anything is tested.
 
 The paper's table of strengths does not fit its own formulas, it does not say which k it edits with, and it takes every
 latent whose entry has the word, however rare the word is there.
@@ -6,7 +6,7 @@ latent whose entry has the word, however rare the word is there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,45 +19,56 @@ from sparsight.steering import NORMALISERS, SCOPES
 if TYPE_CHECKING:
     from sparsight.pipeline.emergence.run import EmergenceRun
 
-Attempt = Callable[[EditConfig, float], dict[str, Any]]
-SHARES = (0.0, 0.3, 0.5)
+Attempt = Callable[[EditConfig, float, str], dict[str, Any]]
+SHARES = (0.0, 0.5)
+MOST = (0, 1, 3)  # of the latents that have the share; 0 for all
+CHOSEN = ("share", "most", "normaliser", "scope", "k")
 # "norm_over_sum" is "norm_over_mean" over the number of positions: at one strength they are one edit.
 DIFFERENT = tuple(name for name in NORMALISERS if name != "norm_over_sum")
 
 
-def calibrated(run: EmergenceRun, name: str, config: EditConfig, attempt: Attempt) -> EditConfig:
-    """`config` with what did best, if the recipe asks for it; every trial is kept in `NAME/trials.json`.
+def calibrated(run: EmergenceRun, name: str, config: EditConfig, stage: str, attempt: Attempt) -> EditConfig:
+    """`config` with what did best at a stage, if the recipe asks for it; every trial is kept in `NAME/trials.json`.
 
-    One choice after the other, each with the best of those before: share, normaliser, scope, k. `attempt(config,
-    strength)` says how often an edit succeeds. What was tried before is not tried again.
+    One choice after the other, each with the best of those before, in the order of `CHOSEN`. `attempt(config, strength,
+    stage)` says how often an edit succeeds. What was tried before is not tried again. Every configuration is then tried
+    at all stages at its own best strength, which says whether the pattern over the stages hangs on the choice.
     """
     if not run.recipe.calibrate:
         return config
-    trials = Trials(run.folder / name / "trials.json", attempt)
-    options = {"share": SHARES, "normaliser": DIFFERENT, "scope": SCOPES, "k": run.recipe.k}
+    trials = Trials(run.folder / name / "trials.json", stage, attempt)
+    options = dict(zip(CHOSEN, (SHARES, MOST, DIFFERENT, SCOPES, run.recipe.k), strict=True))
     for done, (key, values) in enumerate(options.items()):
         run.report.update(done, len(options), f"choosing {key}")
-        tried = [(replace(config, **{key: value})) for value in values]  # type: ignore[arg-type]
+        tried = [replace(config, **{key: value}) for value in values]  # type: ignore[arg-type]
         config = max(tried, key=lambda one: trials.of(one)["success"])
+    trials.at_all(tuple(run.steps_at), config)
     return config
 
 
 class Trials:
     """What was tried, in a file."""
 
-    def __init__(self, path: Path, attempt: Attempt) -> None:
-        self.path, self.attempt = path, attempt
+    def __init__(self, path: Path, stage: str, attempt: Attempt) -> None:
+        self.path, self.stage, self.attempt = path, stage, attempt
         self.rows: list[dict[str, Any]] = read_json(path)["rows"] if path.exists() else []
 
     def of(self, config: EditConfig) -> dict[str, Any]:
         """The best strength of a config, with its success; tried where that has not been done."""
-        wanted = {key: getattr(config, key) for key in ("share", "normaliser", "scope", "k")}
-        for row in self._of(wanted):
-            return row
-        trials = [self.attempt(config, strength) for strength in config.strengths]
+        wanted = {key: getattr(config, key) for key in CHOSEN}
+        if known := next((row for row in self.rows if row.items() >= wanted.items()), None):
+            return known
+        trials = [self.attempt(config, strength, self.stage) for strength in config.strengths]
         self.rows.append({**wanted, "trials": trials, **chosen(trials)})
         write_json(self.path, {"rows": self.rows})
         return self.rows[-1]
 
-    def _of(self, wanted: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        return (row for row in self.rows if row.items() >= wanted.items())
+    def at_all(self, stages: Sequence[str], config: EditConfig) -> None:
+        """Try every configuration at the stages where it was not tried yet, at its best strength."""
+        for row in self.rows:
+            own = replace(config, **{key: row[key] for key in CHOSEN})
+            found = row.setdefault("stages", {self.stage: row["success"]})
+            for stage in stages:
+                if stage not in found:
+                    found[stage] = self.attempt(own, row["strength"], stage)["success"]
+                    write_json(self.path, {"rows": self.rows})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sparsight.diffusion import Conditioning, Intervention, Loop, walk
+from sparsight.diffusion import Intervention, Loop, walk
 from sparsight.errors import SparsightError
 from sparsight.files import read_json, write_json
 from sparsight.pipeline.emergence.saes import by_stamp
@@ -27,36 +27,45 @@ METHODS = ("concept", *CONCEPT_CONTROLS)
 class Plain:
     """Unedited drawings of prompts: the images, and the state at the first step of each stage."""
 
-    told: Conditioning
+    prompts: list[str]
     images: Tensor
     states: dict[str, Tensor]
+
+    def repeated(self, times: int) -> Plain:
+        """All of them in order, `times` times over: for as many edits at once."""
+        states = {stage: x.repeat(times, 1, 1, 1) for stage, x in self.states.items()}
+        return Plain(self.prompts * times, self.images.repeat(times, 1, 1, 1), states)
 
 
 @torch.no_grad()
 def draw_plain(run: EmergenceRun, prompts: list[str], numbers: list[int]) -> Plain:
     """Draw prompts without an edit, from the noise of these numbers."""
-    told, x, states = run.told(prompts), run.noise(numbers), {}
+    x, states = run.noise(numbers), {}
     begins = {first_step(run, stage): stage for stage in run.steps_at}
-    for moment in walk(run.model, x, loop(run), conditioning=told):
+    for moment in walk(run.model, x, loop(run), conditioning=run.told(prompts)):
         if moment.index in begins:
             states[begins[moment.index]] = moment.x_t
         x = moment.x_next
-    return Plain(told, run.model.decode(x).float().clamp(-1, 1), states)
+    return Plain(prompts, run.model.decode(x).float().clamp(-1, 1), states)
 
 
 @torch.no_grad()
-def draw_edited(
-    run: EmergenceRun, prompts: list[str], state: Tensor, stage: str, edit: Intervention
-) -> tuple[Tensor, float]:
-    """The images of prompts edited from `stage` on, and the mean strength ‖shift‖ / ‖h‖ of the half with the prompt."""
-    x, strengths = state, []
-    moments = walk(run.model, x, loop(run), conditioning=run.told(prompts), interventions=[edit],
+def draw_edited(run: EmergenceRun, plain: Plain, stage: str, edit: Intervention) -> tuple[Tensor, float]:
+    """The images edited from `stage` on, and the mean strength ‖shift‖ / ‖h‖ of the half with the prompt."""
+    x, strengths = plain.states[stage], []
+    moments = walk(run.model, x, loop(run), conditioning=run.told(plain.prompts), interventions=[edit],
                    start=first_step(run, stage))  # fmt: skip
     for moment in moments:
         x = moment.x_next
         if moment.edits is not None:
             strengths.append(moment.edits.mean(edit.site, "cond"))
     return run.model.decode(x).float().clamp(-1, 1), sum(strengths) / max(1, len(strengths))
+
+
+def numbers_from(run: EmergenceRun, base: int, count: int) -> list[int]:
+    """`count` numbers of prompts and noise from `base` on, others for every seed: pooled runs must not repeat a prompt."""
+    start = base + 100_000 * (run.recipe.seed % 10)
+    return list(range(start, start + count))
 
 
 def loop(run: EmergenceRun) -> Loop:

@@ -19,8 +19,8 @@ from sparsight.metrics import bootstrap, row_mean
 from sparsight.pipeline.emergence.edits import METHODS
 from sparsight.pipeline.emergence.layout import success
 from sparsight.pipeline.emergence.reading import things
-from sparsight.pipeline.emergence.run import as_plain, stream_name
 from sparsight.pipeline.emergence.run import short as short_site
+from sparsight.pipeline.emergence.run import stream_name
 
 if TYPE_CHECKING:
     from sparsight.concepts import ConceptDictionary
@@ -48,21 +48,29 @@ def pooled_metrics(runs: Sequence[EmergenceRun]) -> dict[str, Any]:
     found["style"] = style(runs)
     found["evolution"] = evolution(runs)
     found["identity"] = identity(first)
+    found["calibration"] = calibration(runs)
     return {**found, "seeds": [run.recipe.seed for run in runs], **headline(first, found)}
 
 
 def require_alike(runs: Sequence[EmergenceRun]) -> None:
     """Refuse runs that cannot be pooled."""
-    plain = [
-        {k: v for k, v in run.recipe.plain().items() if k not in ("seed", "name", "threads", "calibrate")}
-        for run in runs
-    ]
-    if any(one != plain[0] for one in plain):
-        raise SparsightError("runs that are pooled must differ in their seed alone")
     for run in runs:
         for file in ("reading.json", "layout.json", "style.json"):
             if not (run.folder / file).exists():
                 raise SparsightError(f"{run.folder} has no {file}: run its earlier stages first")
+    asked = [what_was_done(run) for run in runs]
+    for run, own in zip(runs, asked, strict=True):
+        if different := [key for key in own if own[key] != asked[0][key]]:
+            raise SparsightError(
+                f"runs that are pooled must differ in their seed alone, but {run.folder} and {runs[0].folder} differ in "
+                f"{different[0]!r}"
+            )
+
+
+def what_was_done(run: EmergenceRun) -> dict[str, Any]:
+    """The recipe without what may differ between seeds, the edits as they were made and not as they were asked for."""
+    plain = {k: v for k, v in run.recipe.plain().items() if k not in ("seed", "name", "threads", "calibrate")}
+    return plain | {kind: read_json(run.folder / f"{kind}.json")["edit"] for kind in ("layout", "style")}
 
 
 def saes(runs: Sequence[EmergenceRun]) -> dict[str, Any]:
@@ -198,7 +206,7 @@ def evolution(runs: Sequence[EmergenceRun]) -> dict[str, Any]:
 def purity(dictionary: ConceptDictionary) -> dict[str, dict[str, Any]]:
     """Cohesion and similarity of a dictionary, of all its concepts and of those of several labels."""
     return {
-        f"{name}{'' if single else '_several'}": plain(measure(dictionary, single=single).to_dict())
+        f"{name}{'' if single else '_several'}": measure(dictionary, single=single).to_dict()
         for name, measure in (("cohesion", cohesion), ("similarity", similarity))
         for single in (True, False)
     }
@@ -216,15 +224,20 @@ def identity(run: EmergenceRun) -> dict[str, Any]:
                     if names:
                         pair = [things(run, run.dictionary(name)) for name in names]
                         facts = {"site": site, "k": k, "from": one, "to": two, "kind": kind}
-                        found[f"{kind}.{short_site(site)}.k{k}.{one}-{two}"] = {
-                            **facts, **plain(label_agreement(pair[0], pair[1]).to_dict())
-                        }  # fmt: skip
+                        agreed = label_agreement(pair[0], pair[1]).to_dict()
+                        found[f"{kind}.{short_site(site)}.k{k}.{one}-{two}"] = {**facts, **agreed}
     return found
 
 
-def plain(figures: dict[str, Any]) -> dict[str, Any]:
-    """NaN as None, for JSON."""
-    return {key: as_plain(value) for key, value in figures.items()}
+def calibration(runs: Sequence[EmergenceRun]) -> dict[str, list[dict[str, Any]]]:
+    """What was tried on validation images before anything was tested, by kind of edit, of every run that did."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        for kind in ("layout", "style"):
+            path = run.folder / kind / "trials.json"
+            rows = read_json(path)["rows"] if path.exists() else []
+            found.setdefault(kind, []).extend({"seed": run.recipe.seed, **row} for row in rows)
+    return found
 
 
 def headline(run: EmergenceRun, found: dict[str, Any]) -> dict[str, Any]:

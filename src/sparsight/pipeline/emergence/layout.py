@@ -24,30 +24,34 @@ if TYPE_CHECKING:
     from sparsight.pipeline.emergence.run import EmergenceRun
 
 VALIDATION, TEST = 1_000_000, 2_000_000  # where the numbers of the noise of these images begin
+Drawn = dict[str, edits.Plain]  # unedited images of each kind
 
 
 def layout_stage(run: EmergenceRun) -> None:
     """`layout/`: a sheet of images for each stage and method, `plain.png`; `layout.json` says what is on them."""
     folder, objects = run.own_folder("layout", "layout"), run.recipe.objects or tuple(run.world.kinds)
-    config = calibrated(run, "layout", run.recipe.layout, lambda c, s: try_strength(run, c, objects, "early", s))
-    plain = {kind: drawn(run, kind, TEST, config.test) for kind in objects}
-    write_sheet(folder / "plain.png", torch.cat([one.images for one in plain.values()]))
+    validation = {kind: drawn(run, kind, VALIDATION, run.recipe.layout.validation) for kind in objects}
+    config = calibrated(
+        run, "layout", run.recipe.layout, "early", lambda c, s, stage: try_strength(run, c, stage, s, validation)
+    )
+    test = {kind: drawn(run, kind, TEST, config.test) for kind in objects}
+    write_sheet(folder / "plain.png", torch.cat([one.images for one in test.values()]))
     stages = {
-        stage: edits.once(folder / f"{stage}.json", partial(one_stage, run, config, stage, plain))
+        stage: edits.once(folder / f"{stage}.json", partial(one_stage, run, config, stage, validation, test))
         for stage in run.steps_at
     }
     found = {"objects": list(objects), "quadrants": list(QUADRANTS), "seeds": config.test, "stages": stages}
     write_json(run.folder / "layout.json", {**found, "edit": vars(config)})
 
 
-def one_stage(run: EmergenceRun, config: EditConfig, stage: str, plain: dict[str, edits.Plain]) -> dict[str, Any]:
-    """Choose a stage's strength, move every object with it, and save the sheets."""
-    trials = [try_strength(run, config, tuple(plain), stage, s) for s in config.strengths]
+def one_stage(run: EmergenceRun, config: EditConfig, stage: str, validation: Drawn, test: Drawn) -> dict[str, Any]:
+    """Choose a stage's strength on validation images, move every object of the test images with it, save the sheets."""
+    trials = [try_strength(run, config, stage, s, validation) for s in config.strengths]
     choice, objects = edits.chosen(trials), {}
     sheets: dict[str, list[Tensor]] = {method: [] for method in edits.METHODS}
-    done = list(run.steps_at).index(stage) * len(plain)
-    for place, (kind, own) in enumerate(plain.items()):
-        run.report.update(done + place, 3 * len(plain), f"{stage}, {kind}")
+    done = list(run.steps_at).index(stage) * len(test)
+    for place, (kind, own) in enumerate(test.items()):
+        run.report.update(done + place, 3 * len(test), f"{stage}, {kind}")
         objects[kind], images = move(run, config, kind, stage, choice["strength"], own)
         for method, parts in sheets.items():
             parts.append(images[method])
@@ -58,14 +62,8 @@ def one_stage(run: EmergenceRun, config: EditConfig, stage: str, plain: dict[str
 
 def drawn(run: EmergenceRun, kind: str, base: int, count: int) -> edits.Plain:
     """`count` unedited images with one object each."""
-    numbers = [base + 1000 * list(run.world.kinds).index(kind) + i for i in range(count)]
+    numbers = edits.numbers_from(run, base + 1000 * list(run.world.kinds).index(kind), count)
     return edits.draw_plain(run, [run.world.prompt_for(kind, n) for n in numbers], numbers)
-
-
-def prompts_of(run: EmergenceRun, kind: str, base: int, count: int) -> list[str]:
-    """Their prompts, once for every quadrant."""
-    numbers = [base + 1000 * list(run.world.kinds).index(kind) + i for i in range(count)]
-    return [run.world.prompt_for(kind, n) for n in numbers] * len(QUADRANTS)
 
 
 def editor(
@@ -92,19 +90,14 @@ def editor(
 
 
 def try_strength(
-    run: EmergenceRun, config: EditConfig, objects: tuple[str, ...], stage: str, strength: float
+    run: EmergenceRun, config: EditConfig, stage: str, strength: float, validation: Drawn
 ) -> dict[str, Any]:
     """How often a strength puts objects of validation images where they are asked to go."""
     hits = []
-    for kind in objects:
-        plain = drawn(run, kind, VALIDATION, config.validation)
-        edit = editor(run, config, kind, stage, strength, config.validation)
-        if edit is None:
-            hits.append(success(run, plain.images.repeat(len(QUADRANTS), 1, 1, 1), kind, config.validation))
-            continue
-        state = plain.states[stage].repeat(len(QUADRANTS), 1, 1, 1)
-        images, _ = edits.draw_edited(run, prompts_of(run, kind, VALIDATION, config.validation), state, stage, edit)
-        hits.append(success(run, images, kind, config.validation))
+    for kind, own in validation.items():
+        edit, plain = editor(run, config, kind, stage, strength, len(own.prompts)), own.repeated(len(QUADRANTS))
+        images = plain.images if edit is None else edits.draw_edited(run, plain, stage, edit)[0]
+        hits.append(success(run, images, kind, len(own.prompts)))
     rate = torch.cat(hits)
     return {"strength": strength, "success": float(rate.mean()), "n": len(rate)}
 
@@ -119,18 +112,16 @@ def move(
     run: EmergenceRun, config: EditConfig, kind: str, stage: str, strength: float, plain: edits.Plain
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A kind's test images by method, quadrant by quadrant, and how they were made."""
-    edit = editor(run, config, kind, stage, strength, config.test)
+    edit, plain = editor(run, config, kind, stage, strength, config.test), plain.repeated(len(QUADRANTS))
     if edit is None:
-        unedited = plain.images.repeat(len(QUADRANTS), 1, 1, 1)
-        return {"latents": []}, dict.fromkeys(edits.METHODS, unedited)
+        return {"latents": []}, dict.fromkeys(edits.METHODS, plain.images)
     assert edit.region is not None
     quarter = edit.region[:: config.test]
     sample = edits.tokens_of(run, config.site, stage, len(quarter))
     methods = edits.with_controls(replace(edit, region=quarter), sample, run.recipe.seed)
-    prompts, state = prompts_of(run, kind, TEST, config.test), plain.states[stage].repeat(len(QUADRANTS), 1, 1, 1)
     images, strengths = {}, {}
     for name, own in methods.items():
         assert isinstance(own, SpatialEdit)
         placed = replace(own, region=edit.region)
-        images[name], strengths[name] = edits.draw_edited(run, prompts, state, stage, placed)
+        images[name], strengths[name] = edits.draw_edited(run, plain, stage, placed)
     return {"latents": list(edit.latents), "beta": edit.alpha, "measured_strength": strengths}, images

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsight.files import atomic, write_json
+from sparsight.pipeline.emergence.calibrate import CHOSEN
 from sparsight.pipeline.emergence.edits import METHODS
 from sparsight.pipeline.emergence.evaluate import pooled_metrics
 from sparsight.pipeline.emergence.recipe import STAGES
+from sparsight.pipeline.markdown import interval, plain, table
 
 if TYPE_CHECKING:
     from sparsight.pipeline.emergence.run import EmergenceRun
@@ -33,23 +35,12 @@ def tables(metrics: Mapping[str, Any]) -> str:
         "## One SAE across time", across(metrics["composition"], metrics["saes"]),
         "## Layout: share of objects in the quadrant that was asked for", layout(metrics["layout"]),
         "## Style", style(metrics["style"]),
+        "## What calibration tried, on validation images", calibration(metrics["calibration"]),
         "## Cohesion, and similarity between concepts", evolution(metrics["evolution"]),
         "## Does a latent keep its meaning?", identity(metrics["identity"]),
         "## SAEs (Table 1): scaled MSE, explained variance in %", saes(metrics["saes"]),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
-
-
-def shown(figure: Mapping[str, Any], digits: int = 3) -> str:
-    """A figure with its interval."""
-    if figure["value"] is None:
-        return "-"
-    return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows))
 
 
 def composition(readings: Mapping[str, Any]) -> str:
@@ -59,13 +50,13 @@ def composition(readings: Mapping[str, Any]) -> str:
     rows = []
     for key in keys:
         own = {f["stage"]: f for f in mine if (f["site"], f["half"], f["k"]) == key}
-        rows.append([key[0], key[1], str(key[2]), *(shown(own[stage]) for stage in STAGES)])
+        rows.append([key[0], key[1], str(key[2]), *(interval(own[stage], 3) for stage in STAGES)])
     return table(["site", "half", "k", *STAGES], rows)
 
 
 def baselines(readings: Mapping[str, Any]) -> str:
     """Chance, mean maps, cross-attention, PCA."""
-    rows = [[n, shown(f)] for n, f in readings.items() if f["kind"] != "sae"]
+    rows = [[n, interval(f, 3)] for n, f in readings.items() if f["kind"] != "sae"]
     return table(["reading", "IoU"], rows)
 
 
@@ -79,7 +70,9 @@ def across(readings: Mapping[str, Any], saes: Mapping[str, Any]) -> str:
         explained = [saes[name.rsplit(".t", 1)[0]][str(own["t"])]["explained_variance"]]
         beside, other = apart.get((own["site"], own["k"], own["t"]), ("", None))
         explained += [next(iter(saes[beside].values()))["explained_variance"]] if other else []
-        cells = [shown(own), shown(other) if other else "-", *(f"{100 * e:.1f}" for e in explained), "-"][:4]
+        cells = [interval(own, 3), interval(other, 3) if other else "-", *(f"{100 * e:.1f}" for e in explained), "-"][
+            :4
+        ]
         rows.append([own["site"], str(own["k"]), str(own["t"]), *cells])
     return table(["site", "k", "t", "IoU", "IoU, separate SAE", "EV %", "EV %, separate"], rows)
 
@@ -95,9 +88,9 @@ def layout(found: Mapping[str, Any]) -> str:
     for stage, own in found["stages"].items():
         strengths = ", ".join(f"{s:g}" for s in own["strength"])
         far = own["concept"]["perceptual"]
-        rows.append([stage, strengths, *(shown(own[method]) for method in METHODS), shown(far)])
+        rows.append([stage, strengths, *(interval(own[method], 3) for method in METHODS), interval(far, 3)])
     head = table(["stage", "strength", *METHODS, "distance (concept)"], rows)
-    return f"{head}\n\nUnedited images: {shown(found['unedited'])}; by chance 0.25. The edit: {found['edit']}"
+    return f"{head}\n\nUnedited images: {interval(found['unedited'], 3)}; by chance 0.25. The edit: {found['edit']}"
 
 
 def style(found: Mapping[str, Any]) -> str:
@@ -107,18 +100,30 @@ def style(found: Mapping[str, Any]) -> str:
         for method in METHODS:
             f = own[method]
             keys = ("success", "before", "after", "recognised_before", "recognised", "perceptual")
-            rows.append([stage, method, *(shown(f[key]) for key in keys)])
+            rows.append([stage, method, *(interval(f[key], 3) for key in keys)])
     head = ["stage", "method", "success", "CLIP before", "CLIP after", "recognised before", "recognised", "distance"]
     names = list(next(iter(found["stages"].values()))["styles"])
-    each = [[s, *(shown(own["styles"][n]["concept"]["success"]) for n in names)] for s, own in found["stages"].items()]
+    each = [
+        [s, *(interval(own["styles"][n]["concept"]["success"], 3) for n in names)] for s, own in found["stages"].items()
+    ]
     return f"{table(head, rows)}\n\n{table(['stage', *names], each)}\n\nThe edit: {found['edit']}"
+
+
+def calibration(found: Mapping[str, Any]) -> str:
+    """Success of every configuration by stage, each at the strength that was best at the stage it was chosen at."""
+    rows = [
+        [kind, *(str(row[key]) for key in CHOSEN), f"{row['strength']:g}", *(plain(row["stages"].get(s)) for s in STAGES),
+         str(row["n"])]
+        for kind, own in found.items() for row in own
+    ]  # fmt: skip
+    return table(["edit", *CHOSEN, "strength", *STAGES, "images"], rows) if rows else "Nothing: the recipe says it all."
 
 
 def evolution(found: Mapping[str, Any]) -> str:
     """A row for each dictionary, with and without concepts of a single label."""
     keys = ("cohesion", "cohesion_several", "similarity", "similarity_several")
     rows = [
-        [f["site"], f["stage"], str(f["k"]), str(f["entries"]), *(shown(f[key]) for key in keys)]
+        [f["site"], f["stage"], str(f["k"]), str(f["entries"]), *(interval(f[key], 3) for key in keys)]
         for f in found.values()
     ]
     return table(["site", "stage", "k", "entries", *keys], rows)
@@ -127,14 +132,18 @@ def evolution(found: Mapping[str, Any]) -> str:
 def identity(found: Mapping[str, Any]) -> str:
     """Share of latents whose commonest label is the same at two stages."""
     rows = [
-        [f["site"], str(f["k"]), f"{f['from']} to {f['to']}", f["kind"], str(f["n"]), shown(f), _plain(f["chance"])]
+        [
+            f["site"],
+            str(f["k"]),
+            f"{f['from']} to {f['to']}",
+            f["kind"],
+            str(f["n"]),
+            interval(f, 3),
+            plain(f["chance"], 3),
+        ]
         for f in found.values()
     ]
     return table(["site", "k", "stages", "SAEs", "latents", "same label", "by chance"], rows)
-
-
-def _plain(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def saes(found: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -161,8 +161,3 @@ def stream_name(site: str, stage: str, half: str) -> str:
 def short(site: str) -> str:
     """A site's block in the paper's words: "down", "mid" or "up"."""
     return site.split("_")[0]
-
-
-def as_plain(value: Any) -> Any:
-    """JSON-able: NaN becomes None."""
-    return None if isinstance(value, float) and value != value else value

@@ -33,7 +33,9 @@ def style_stage(run: EmergenceRun) -> None:
         run.recipe.style,
     )
     plain, validation = drawn(run, TEST, own.test), drawn(run, VALIDATION, own.validation)
-    config = calibrated(run, "style", own, lambda c, s: try_strength(run, c, styles, "middle", s, validation))
+    config = calibrated(
+        run, "style", own, "middle", lambda c, s, stage: try_strength(run, c, styles, stage, s, validation)
+    )
     write_sheet(folder / "plain.png", torch.cat([part.images for part in plain]))
     found: dict[str, Any] = {"styles": list(styles), "images": config.test, "stages": {}}
     for done, stage in enumerate(run.steps_at):
@@ -56,11 +58,9 @@ def choose(
 
 def drawn(run: EmergenceRun, base: int, count: int) -> list[edits.Plain]:
     """`count` unedited images, a few at a time."""
-    prompts = run.world.plain_prompts(range(base, base + count))
-    return [
-        edits.draw_plain(run, prompts[i : i + BATCH], list(range(base + i, base + min(i + BATCH, count))))
-        for i in range(0, count, BATCH)
-    ]
+    numbers = edits.numbers_from(run, base, count)
+    parts = [numbers[i : i + BATCH] for i in range(0, count, BATCH)]
+    return [edits.draw_plain(run, run.world.plain_prompts(part), part) for part in parts]
 
 
 def latents_of(run: EmergenceRun, config: EditConfig, style: str, stage: str) -> tuple[list[int], str]:
@@ -95,11 +95,13 @@ def best_of(dictionary: ConceptDictionary, style: str, config: EditConfig) -> li
     return [hit.latent for hit in (best[: config.most] if config.most else best)]
 
 
-def editor(run: EmergenceRun, config: EditConfig, style: str, stage: str, strength: float) -> GlobalEdit | None:
-    """The edit that brings a style in; None where no latent stands for it."""
-    latents, _ = latents_of(run, config, style, stage)
+def editor(
+    run: EmergenceRun, config: EditConfig, style: str, stage: str, strength: float
+) -> tuple[GlobalEdit | None, str]:
+    """The edit that brings a style in, and how its latents were found; None where no latent stands for the style."""
+    latents, how = latents_of(run, config, style, stage)
     if not latents:
-        return None
+        return None, how
     sae = run.sae(stream_name(config.site, stage, "cond"), config.k)
     edit = global_edit(
         sae, latents, site=config.site, beta=1.0, normaliser=config.normaliser, scope=config.scope,
@@ -107,7 +109,7 @@ def editor(run: EmergenceRun, config: EditConfig, style: str, stage: str, streng
     )  # fmt: skip
     at = edits.at_strength(edit, edits.tokens_of(run, config.site, stage), strength)
     assert isinstance(at, GlobalEdit)
-    return at
+    return at, how
 
 
 def try_strength(
@@ -121,9 +123,9 @@ def try_strength(
     """How often a strength brings validation images nearer to the style's words."""
     hits = []
     for style in styles:
-        edit = editor(run, config, style, stage, strength)
+        edit, _ = editor(run, config, style, stage, strength)
         before = torch.cat([part.images for part in plain])
-        after = before if edit is None else repaint(run, plain, stage, edit, VALIDATION)[0]
+        after = before if edit is None else repaint(run, plain, stage, edit)[0]
         hits.append(nearer(run, before, after, style))
     rate = torch.cat(hits)
     return {"strength": strength, "success": float(rate.mean()), "n": len(rate)}
@@ -134,33 +136,23 @@ def nearer(run: EmergenceRun, before: Tensor, after: Tensor, style: str) -> Tens
     return (run.world.similarity(after, style) > run.world.similarity(before, style)).float()
 
 
-def repaint(
-    run: EmergenceRun, plain: list[edits.Plain], stage: str, edit: ConceptEdit, base: int
-) -> tuple[Tensor, float]:
+def repaint(run: EmergenceRun, plain: list[edits.Plain], stage: str, edit: ConceptEdit) -> tuple[Tensor, float]:
     """All images edited, and the mean strength that was measured."""
-    done, strengths, start = [], [], 0
-    prompts = run.world.plain_prompts(range(base, base + sum(len(part.images) for part in plain)))
-    for part in plain:
-        own = prompts[start : start + len(part.images)]
-        images, strength = edits.draw_edited(run, own, part.states[stage], stage, edit)
-        done.append(images)
-        strengths.append(strength)
-        start += len(own)
-    return torch.cat(done), sum(strengths) / len(strengths)
+    images, strengths = zip(*(edits.draw_edited(run, part, stage, edit) for part in plain), strict=True)
+    return torch.cat(images), sum(strengths) / len(strengths)
 
 
 def paint(
     run: EmergenceRun, config: EditConfig, style: str, stage: str, strength: float, plain: list[edits.Plain]
 ) -> dict[str, Any]:
     """Save a style's test images by method, and say how they were made."""
-    edit = editor(run, config, style, stage, strength)
+    edit, how = editor(run, config, style, stage, strength)
     facts: dict[str, Any] = {"latents": []}
     images = dict.fromkeys(edits.METHODS, torch.cat([part.images for part in plain]))
     if edit is not None:
         methods = edits.with_controls(edit, edits.tokens_of(run, config.site, stage), run.recipe.seed)
-        painted = {name: repaint(run, plain, stage, own, TEST) for name, own in methods.items()}
+        painted = {name: repaint(run, plain, stage, own) for name, own in methods.items()}
         images = {name: own for name, (own, _) in painted.items()}
-        how = latents_of(run, config, style, stage)[1]
         strengths = {name: measured for name, (_, measured) in painted.items()}
         facts = {"latents": list(edit.latents), "found": how, "beta": edit.alpha,
                  "measured_strength": strengths}  # fmt: skip

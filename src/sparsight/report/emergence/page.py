@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from sparsight.report.emergence import edits, figures, gallery, headline, tables
-from sparsight.report.emergence.sites import short_site, stages_of, strength_text
+from sparsight.report.emergence.sites import STAGES, short_site, stages_of, strength_text
 from sparsight.report.numbers import read_number
 from sparsight.report.run_files import RunFiles, dig, listing, mapping
 from sparsight.report.sheets import Sprites
@@ -90,6 +90,8 @@ def _edits(run: RunFiles, sprites: Sprites) -> dict[str, Any]:
         "each_style": tables.each_style(metrics),
         "style_columns": [title for _, title, _ in tables.STYLE_COLUMNS],
         "strengths": {part: _strengths(metrics, part) for part in ("layout", "style")},
+        "trials": {part: tables.tried_rows(metrics, part) for part in ("layout", "style")},
+        "tried_columns": [*tables.TRIED.values(), "strength", *STAGES],
         "edits": {part: _edit(metrics, part) for part in ("layout", "style")},
     }
 

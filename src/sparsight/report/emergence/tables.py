@@ -7,7 +7,7 @@ from typing import Any
 
 from sparsight.report.emergence.sites import HALVES, METHODS, STAGES, readings, short_site, stages_of
 from sparsight.report.numbers import Number, read_number
-from sparsight.report.run_files import dig, mapping, number
+from sparsight.report.run_files import dig, listing, mapping, number
 
 STYLE_COLUMNS = (("before", "CLIP before", ""), ("after", "CLIP after", ""), ("success", "success", "%"),
                  ("recognised_before", "recognised before", "%"), ("recognised", "recognised after", "%"),
@@ -17,6 +17,7 @@ SAE_COLUMNS = (
     ("explained_variance", "explained variance", "%"),
     ("dead", "dead", "%"),
 )
+TRIED = {"share": "share of the entry", "most": "latents", "normaliser": "normaliser", "scope": "half", "k": "k"}
 NOWHERE = Number((), None, reason="not measured in this run")
 
 
@@ -29,6 +30,14 @@ class TableRow:
     note: str = ""
     ours: bool = False
     stage: str = ""
+
+
+@dataclass(frozen=True)
+class TriedRow:
+    """A configuration of an edit that was tried, and whether it was taken."""
+
+    cells: list[str]
+    ours: bool
 
 
 def composition_rows(metrics: dict[str, Any]) -> list[TableRow]:
@@ -135,3 +144,19 @@ def _parts(name: str) -> tuple[str, str, str, str]:
     parts = name.rsplit(".", 3)
     site, stage, half, k = parts if len(parts) == 4 else (name, "", "", "k–")
     return site, stage, half, f"k = {k[1:]}"
+
+
+def tried_rows(metrics: dict[str, Any], part: str) -> list[TriedRow]:
+    """What was tried on validation images before the edits of a part were made."""
+    taken = mapping(dig(metrics, part, "edit"))
+    return [
+        TriedRow(_tried(row), all(row.get(key) == taken.get(key) for key in TRIED))
+        for row in map(mapping, listing(dig(metrics, "calibration", part)))
+    ]
+
+
+def _tried(row: dict[str, Any]) -> list[str]:
+    told = [str(row.get(key, "")) for key in TRIED]
+    told[1] = told[1] if row.get("most") else "all"
+    rates = [mapping(row.get("stages")).get(stage) for stage in STAGES]
+    return [*told, f"{row.get('strength', '')}", *("–" if rate is None else f"{100 * rate:.0f} %" for rate in rates)]

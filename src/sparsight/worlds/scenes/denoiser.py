@@ -29,7 +29,7 @@ class DenoiserConfig:
     share of the others that the middle block alone may read, so that it learns to decide what is drawn where.
     """
 
-    steps: int = 11_000
+    steps: int = 18_000
     batch_size: int = 16
     learning_rate: float = 5e-4
     warmup: int = 200

@@ -17,7 +17,8 @@ from sparsight.worlds.scenes.causality import swap_table
 from sparsight.worlds.scenes.clip import NAMES
 from sparsight.worlds.scenes.data import TAGS, tags_of
 from sparsight.worlds.scenes.generate import GUIDANCE, STEPS, generate
-from sparsight.worlds.scenes.scene import KINDS, STYLES, Scene
+from sparsight.worlds.scenes.judges import background_of, style_of
+from sparsight.worlds.scenes.scene import BACKGROUNDS, KINDS, STYLES, Scene
 from sparsight.worlds.scenes.world import ScenesWorld
 
 FOUND = 40  # pixels: an object of which less is seen does not count as found
@@ -57,7 +58,7 @@ def judge_renders(world: ScenesWorld, images: Tensor, truth: Tensor, scenes: lis
         "segmenter_iou": mean_iou(segments(world.segmenter, images), truth),
         "tagger_accuracy": float((tagged == tags).double().mean()),
         "tagger_all_right": float((tagged == tags).all(1).double().mean()),
-        "style_accuracy": float((styles_of(world, images) == styles).double().mean()),
+        "style_accuracy": float((style_of(world, images) == styles).double().mean()),
         **_clip(world, images, tags, styles),
     }
 
@@ -70,11 +71,6 @@ def mean_iou(found: Tensor, truth: Tensor) -> float:
         a, b = (found[there] == kind).flatten(1), (truth[there] == kind).flatten(1)
         values.append((a & b).sum(1) / (a | b).sum(1))
     return float(torch.cat(values).double().mean())
-
-
-def styles_of(world: ScenesWorld, images: Tensor) -> Tensor:
-    """The place in `STYLES` of the style of each image, int64 (B,)."""
-    return torch.cat([world.style_classifier(pixel_values=p).logits.argmax(1) for p in images.split(128)])
 
 
 def _clip(world: ScenesWorld, images: Tensor, tags: Tensor, styles: Tensor) -> dict[str, float]:
@@ -114,9 +110,8 @@ def judge_samples(world: ScenesWorld, drawn: Tensor, scenes: list[Scene]) -> dic
     there = areas >= FOUND
     named = torch.tensor([[kind in tags_of(scene) for kind in KINDS] for scene in scenes])
     styles = torch.tensor([STYLES.index(scene.style) for scene in scenes])
-    grounds = torch.tensor([TAGS.index(scene.background) - len(KINDS) for scene in scenes])
-    tagged = torch.cat([world.tagger(pixel_values=part).logits for part in drawn.split(128)])
-    right = styles_of(world, drawn) == styles
+    grounds = torch.tensor([BACKGROUNDS.index(scene.background) for scene in scenes])
+    right = style_of(world, drawn) == styles
     return {
         "objects_found": float(there[named].double().mean()),
         "objects_by_kind": {kind: float(there[named[:, i], i].double().mean()) for i, kind in enumerate(KINDS)},
@@ -124,6 +119,6 @@ def judge_samples(world: ScenesWorld, drawn: Tensor, scenes: list[Scene]) -> dic
         "all_right": float((there == named).all(1).double().mean()),
         "styles_recognised": float(right.double().mean()),
         "styles_by_name": {style: float(right[styles == i].double().mean()) for i, style in enumerate(STYLES)},
-        "backgrounds_recognised": float((tagged[:, len(KINDS) :].argmax(1) == grounds).double().mean()),
+        "backgrounds_recognised": float((background_of(world, drawn) == grounds).double().mean()),
         "n": len(scenes), "objects": int(named.sum()),
     }  # fmt: skip

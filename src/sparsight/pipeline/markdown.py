@@ -1,0 +1,24 @@
+"""Figures and tables in Markdown, for docs/results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def interval(figure: Mapping[str, Any] | None, digits: int = 2) -> str:
+    """A figure {"value", "low", "high"} with its interval; a dash where there is none."""
+    if not figure or figure["value"] is None:
+        return "-"
+    return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+
+
+def plain(value: float | None, digits: int = 2) -> str:
+    """A number without an interval; a dash for none and for what is not finite."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows))
