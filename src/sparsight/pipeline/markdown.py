@@ -8,9 +8,11 @@ from typing import Any
 
 
 def interval(figure: Mapping[str, Any] | None, digits: int = 2) -> str:
-    """A figure {"value", "low", "high"} with its interval; a dash where there is none."""
+    """A figure {"value", "low", "high"} with its interval, as far as it has one; a dash where there is no figure."""
     if not figure or figure["value"] is None:
         return "-"
+    if figure["low"] is None:
+        return f"{figure['value']:.{digits}f}"
     return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
 
 

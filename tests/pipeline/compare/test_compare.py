@@ -23,7 +23,7 @@ SMALL = [
     "concepts=[Eyeglasses, Beard]", "methods=[casl, mean_difference, text_slider]",
     "variants={map: {method: mean_difference, form: map}}",
     f"casl.set={json.dumps(CASL)}", "levels=[0.2, 0.4]", "tolerance=0.5", "test=4", "validation=2",
-    "few={methods: [map], concepts: [Beard], counts: [8, 5000], test: 2}",
+    "few={methods: [map], concepts: [Beard], counts: [8], test: 2}",
     "two={methods: [mean_difference], pairs: [[Eyeglasses, Beard]], level: 0.4, test: 2}",
 ]  # fmt: skip
 
@@ -83,7 +83,7 @@ def test_the_parquet_file_has_a_row_for_every_image_judge_and_strength(run):
 
 
 def test_few_images_and_two_concepts_are_there(metrics):
-    assert list(metrics["few"]["map"]) == ["8"]  # 5,000 are more than the store holds
+    assert list(metrics["few"]["map"]) == ["8"]
     both = metrics["two"]["Eyeglasses+Beard"]["mean_difference"]
     assert both["both"]["value"] <= min(both["first"]["value"], both["second"]["value"])
     assert len(metrics["entanglement"]["methods"]["casl"]["Beard"]) == 22
@@ -175,6 +175,9 @@ def test_a_stopped_run_goes_on_without_doing_cells_again(run, monkeypatch):
         ("levels=[0.4, 0.2]", "levels must rise"),
         ("judge=alexnet", "unknown judge 'alexnet'"),
         ("two.level=0.3", "none of the levels"),
+        ("seed=1", "write seeds=[1]"),
+        ("few.counts=[10, 5000]", "5000 images, but the store has 56"),
+        ("casl.recipe=scenes", "casl.recipe must be one of CASL"),
         ("few.concepts=[Bald]", "unknown concept of few-shot"),
         ("variants={map: {form: map}}", "which method it is of"),
     ],

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from sparsight.baselines.casl import learned_alignments
 from sparsight.baselines.data import FitData
 from sparsight.concepts.concept import Concept
 from sparsight.diffusion.model import DiffusionModel
 from sparsight.diffusion.sampling import Loop
+from sparsight.errors import SparsightError
 from sparsight.files import digest
 from sparsight.metrics import PerceptualDistance, load_perceptual
-from sparsight.pipeline.casl.editing import window
-from sparsight.pipeline.casl.openers import open_alignment, open_sae, open_store
+from sparsight.pipeline.casl.recipe import CaslRecipe
 from sparsight.pipeline.casl.run import CaslRun
+from sparsight.pipeline.compare.learning import fit_data
 from sparsight.pipeline.recipe import load_recipe
 
 if TYPE_CHECKING:
     from sparsight.pipeline.compare.run import CompareRun
 
-PAIRS = 16  # images before and after an edit, for methods that learn from such
 SHOWN = "the distance of features of the world's VGG classifier (LPIPS-type, unweighted)"
 
 
@@ -42,6 +40,9 @@ class AvatarsSubject:
         """The CASL run of a seed."""
         if seed not in self._casl:
             own, recipe = self.run.recipe.casl, self.run.recipe
+            kind = load_recipe(own.recipe)
+            if not isinstance(kind, CaslRecipe):
+                raise SparsightError(f"casl.recipe must be one of CASL, and {own.recipe} is one of {kind.experiment}")
             keys = [
                 *own.set, f"seed={seed}", f"concepts=[{', '.join(recipe.concepts)}]", f"world={recipe.world}",
                 f"precision={recipe.precision}", f"threads={recipe.threads}",
@@ -153,37 +154,8 @@ class AvatarsSubject:
         """What methods learn from: the seed's training images, or the first `images` of its store where that is given."""
         if (seed, images) not in self._data:
             self._data = {key: kept for key, kept in self._data.items() if not key[1]}  # few-shot data are used once
-            self._data[seed, images] = self._build(seed, images)
+            self._data[seed, images] = fit_data(self, self.casl(seed), images)
         return self._data[seed, images]
-
-    def _build(self, seed: int, images: int) -> FitData:
-        casl = self.casl(seed)
-        numbers = (casl.train_numbers + casl.held_out_numbers)[:images] if images else casl.train_numbers
-        data = FitData(
-            self.model, casl.recipe.harvest.site, window(casl), tuple(numbers), self.loop, seed, self._sources(casl)
-        )
-        if not images:
-            return data
-        learned = learned_alignments(data, casl.recipe.align)
-        return replace(data, sources={**data.sources, "alignments": lambda: learned}, opened={})
-
-    def _sources(self, casl: CaslRun) -> dict[str, Callable[[], Any]]:
-        source = self.world.source("harvest")
-
-        def labels(attribute: str, numbers: Sequence[int]) -> Tensor:
-            found: Tensor = source.labels(numbers)[:, self.attributes.index(attribute)]
-            return found
-
-        def pairs(concept: Concept) -> tuple[Tensor, Tensor | None]:
-            numbers = self.eligible("harvest", [str(concept.attribute)], PAIRS)
-            return self.images("harvest", numbers), self.truth("harvest", numbers, str(concept.attribute))
-
-        return {
-            "store": lambda: open_store(casl), "sae": lambda: open_sae(casl), "images": lambda: source,
-            "labels": lambda: labels, "pairs": lambda: pairs, "text": lambda: self.world.clip,
-            "alignments": lambda: lambda concept, basis: open_alignment(casl, concept.name, basis),
-            "perceptual": lambda: self.perceptual,
-        }  # fmt: skip
 
     def related(self, attribute: str) -> Sequence[str]:
         """Attributes that are no damage when they change with this one."""

@@ -54,10 +54,10 @@ def _main(run: CompareRun, able: list[str]) -> Iterator[Cell]:
 
 
 def _few(run: CompareRun, able: list[str]) -> Iterator[Cell]:
-    few, most = run.recipe.few, run.subject.learnable(run.recipe.seeds[0])
+    few = run.recipe.few
     for concept in few.concepts:
         for name in (n for n in few.methods if n in able):
-            yield from (Cell("few", run.recipe.seeds[0], concept, name, n) for n in few.counts if n <= most)
+            yield from (Cell("few", run.recipe.seeds[0], concept, name, n) for n in few.counts)
 
 
 def _two(run: CompareRun, able: list[str]) -> Iterator[Cell]:

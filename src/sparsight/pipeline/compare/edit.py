@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import shutil
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,44 +14,14 @@ from sparsight.baselines.registry import fit
 from sparsight.errors import SparsightError
 from sparsight.files import read_json, write_json
 from sparsight.images import write_sheet
+from sparsight.pipeline.compare.calibrate import calibrate
 from sparsight.pipeline.compare.cells import Cell, cell_key, failure, record
-from sparsight.pipeline.compare.faces import Group, Images, edited, load_images
-from sparsight.pipeline.compare.strengths import Match, match_levels
+from sparsight.pipeline.compare.faces import Group, edited, load_images
+from sparsight.pipeline.compare.meter import Meter
 from sparsight.pipeline.compare.together import Together
-from sparsight.steering import choose_alpha
 
 if TYPE_CHECKING:
     from sparsight.pipeline.compare.run import CompareRun
-
-START = 0.01  # the first strength tried where the paper names none, in the unit that methods on a site share
-
-
-@dataclass
-class Meter:
-    """Seconds and rows through the denoiser, by what they were spent on.
-
-    On a processor seconds are those of the process, of all its cores: what else the machine does is not in them.
-    """
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    calls: dict[str, int] = field(default_factory=dict)
-
-    @contextmanager
-    def of(self, model: Any, what: str) -> Iterator[None]:
-        """Count what happens within the block."""
-        clock = time.process_time if model.device.type == "cpu" else time.monotonic
-        rows, began = [0], clock()
-
-        def count(module: Any, arguments: tuple[Any, ...]) -> None:
-            rows[0] += len(arguments[0])
-
-        handle = model.denoiser.register_forward_pre_hook(count)
-        try:
-            yield
-        finally:
-            handle.remove()
-            self.seconds[what] = self.seconds.get(what, 0.0) + clock() - began
-            self.calls[what] = self.calls.get(what, 0) + rows[0]
 
 
 def edit_cell(run: CompareRun, cell: Cell) -> None:
@@ -107,57 +73,6 @@ def finite(images: Tensor) -> Tensor:
     if not torch.isfinite(images).all():
         raise SparsightError("the edit overflows on the test images")
     return images
-
-
-class Trials:
-    """Edits of the validation images, kept by strength."""
-
-    def __init__(self, run: CompareRun, editor: Editor, images: Images) -> None:
-        self.run, self.editor, self.images = run, editor, images
-        self.edits: dict[float, Tensor] = {}
-
-    @torch.no_grad()
-    def distance(self, strength: float) -> float:
-        """The mean perceptual distance from the unedited images, NaN where the edit overflows."""
-        edit = edited(self.run, self.editor, strength, self.images.noise)
-        if not torch.isfinite(edit).all():
-            return math.nan
-        self.edits[strength] = edit
-        return float(self.run.subject.perceptual(self.images.original, edit).mean())
-
-
-def calibrate(run: CompareRun, editor: Editor, concept: str, validation: Images) -> dict[str, Any]:
-    """The strengths for the recipe's levels, and which of them the rule on flips and validity takes.
-
-    Raises `SparsightError` for an editor that changes nothing at any strength.
-    """
-    trials = Trials(run, editor, validation)
-    start = abs(editor.own) if editor.own else START
-    matches = match_levels(trials.distance, run.recipe.levels, start, run.recipe.tolerance)
-    if not matches:
-        raise SparsightError("the edit changes no image at any strength that was tried")
-    chosen, met, tried = _choice(run, concept, trials, matches)
-    return {"matches": [asdict(m) for m in matches], "chosen": chosen, "met": met, "trials": tried}
-
-
-def _choice(
-    run: CompareRun, concept: str, trials: Trials, matches: Sequence[Match]
-) -> tuple[int, bool, list[dict[str, float]]]:
-    subject = run.subject
-    column = list(subject.attributes).index(str(subject.concepts[concept].attribute))
-    judge = subject.classifiers[run.recipe.judge]
-
-    @torch.no_grad()
-    def flipped(images: Tensor) -> Tensor:
-        return judge(images)[:, column] > 0
-
-    strengths = [match.strength for match in matches]
-    choice = choose_alpha(lambda s: trials.edits[s], flipped, subject.valid, strengths)
-    tried = [
-        {"strength": strength, "flipped": float(flipped(edit).float().mean()), "valid": float(subject.valid(edit).float().mean())}
-        for strength, edit in sorted(trials.edits.items())
-    ]  # fmt: skip
-    return strengths.index(choice.alpha), choice.met, tried
 
 
 def _two(run: CompareRun, cell: Cell) -> dict[str, Any]:

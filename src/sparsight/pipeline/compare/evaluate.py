@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from sparsight.errors import SparsightError
-from sparsight.files import read_json, write_json
-from sparsight.metrics.arrays import Numbers
-from sparsight.metrics.curves import ranks
+from sparsight.files import write_json
 from sparsight.pipeline.compare.cells import Cell
 from sparsight.pipeline.compare.extras import entanglement, few_shot, inversion, two_concepts
-from sparsight.pipeline.compare.figures import areas, at_choice, curve, interval, limits_of, pooled
+from sparsight.pipeline.compare.figures import areas, at_choice, curve, limits_of
+from sparsight.pipeline.compare.methods import Figures, Stratum, of_concept, of_method
 from sparsight.pipeline.compare.orders import metric_orders, stability
 from sparsight.pipeline.compare.score import score_cell
 from sparsight.pipeline.compare.table import Scored, finished_cells, read_cell, write_results
@@ -21,9 +18,6 @@ from sparsight.pipeline.run import versions
 
 if TYPE_CHECKING:
     from sparsight.pipeline.compare.run import CompareRun
-
-Stratum = tuple[int, str]
-Figures = dict[str, dict[str, dict[Stratum, dict[str, Numbers]]]]  # judge -> method -> stratum -> figure -> resamples
 
 
 def evaluate_stage(run: CompareRun) -> None:
@@ -49,10 +43,10 @@ def metrics(run: CompareRun, cells: list[Cell]) -> dict[str, Any]:
         "schema": 1, "experiment": "compare", "seed": run.recipe.seeds[0], "seeds": list(run.recipe.seeds),
         "versions": versions(), "recipe": run.recipe.plain(), "names": dict(run.subject.names),
         "inversion": inversion(run),
-        "methods": {n: _method(run, n, [s for s in main if s.cell.method == n], figures, curves[judge][n]) for n in names},
+        "methods": {n: of_method(run, n, [s for s in main if s.cell.method == n], figures, curves[judge][n]) for n in names},
         "not_applicable": {n: {"title": run.entries[n].title, "why": why} for n, why in run.not_applicable.items()},
         "failed": run.failures(),
-        "concepts": {c: _concept(run, c, figures[judge], curves[judge]) for c in run.concepts},
+        "concepts": {c: of_concept(run, c, figures[judge], curves[judge]) for c in run.concepts},
         "stability": stability(figures, names),
         "orders": metric_orders(figures[judge], names),
         "few": few_shot(run, [read_cell(run, c) for c in cells if c.kind == "few"], limits[judge]),
@@ -79,97 +73,3 @@ def _measured(
             own = areas(curves[judge][one.cell.method][stratum], limits[judge][stratum])
             figures[judge][one.cell.method][stratum] = {**own, **at_choice(one, judge)}
     return curves, figures, limits
-
-
-def _method(
-    run: CompareRun, name: str, scored: list[Scored], figures: Figures, curves: dict[Stratum, dict[str, Numbers]]
-) -> dict[str, Any]:
-    own, entry = figures[run.recipe.judge][name], run.entries[name]
-    count = sum(s.facts["count"] for s in scored)
-    keys = dict.fromkeys(key for one in own.values() for key in one)
-    found = {key: interval(pooled([one[key] for one in own.values()]), count) for key in keys}
-    for key in (k for k in keys if k.startswith("half_way")):
-        found[key]["reached"] = sum(bool(np.isfinite(one[key][0])) for one in own.values())
-        found[key]["of"] = len(own)
-    strata = len(run.recipe.seeds) * len(run.concepts)
-    return {
-        "title": entry.title, "paper": entry.paper, "options": run.recipe.entry_options(name), **found,
-        "rank": _rank(run, name, figures[run.recipe.judge], count), "versus_casl": _versus(name, figures[run.recipe.judge], count),
-        "by_seed": _by_seed(run, own), "curve": pooled_curve(list(curves.values()), count),
-        "classifiers": {judge: {key: interval(pooled([one[key] for one in by[name].values()]), count)
-                                for key in ("auc", "epr", "true_epr")} for judge, by in figures.items()},
-        "reached": _reached(run, scored), "met": sum(bool(s.facts["met"]) for s in scored),
-        "cells": {"done": len(scored), "of": strata}, **_costs(run, name, scored),
-    }  # fmt: skip
-
-
-def pooled_curve(curves: list[dict[str, Numbers]], count: int) -> dict[str, list[Any]]:
-    """The mean curve over strata, an interval for each figure and level."""
-    return {
-        name: [interval(pooled([one[name][:, level] for one in curves]), count) for level in range(curves[0][name].shape[1])]
-        for name in curves[0]
-    }  # fmt: skip
-
-
-def _rank(run: CompareRun, name: str, by: dict[str, dict[Stratum, dict[str, Numbers]]], count: int) -> dict[str, Any]:
-    """The place by AUC among the methods that are done, on the sample and on every resample."""
-    scores = np.stack([pooled([one["auc"] for one in strata.values()]) for strata in by.values()], axis=1)
-    return interval(ranks(scores)[:, list(by).index(name)], count)
-
-
-def _versus(name: str, by: dict[str, dict[Stratum, dict[str, Numbers]]], count: int) -> dict[str, Any] | None:
-    """AUC of `casl` minus this method's, over the strata that both have, on the same resamples."""
-    if name == "casl" or "casl" not in by:
-        return None
-    common = [s for s in by[name] if s in by["casl"]]
-    return interval(pooled([by["casl"][s]["auc"] - by[name][s]["auc"] for s in common]), count) if common else None
-
-
-def _by_seed(run: CompareRun, own: dict[Stratum, dict[str, Numbers]]) -> dict[str, float]:
-    seeds = {s: [one["auc"][:1] for (seed, _), one in own.items() if seed == s] for s in run.recipe.seeds}
-    return {str(s): float(pooled(parts)[0]) for s, parts in seeds.items() if parts}
-
-
-def _reached(run: CompareRun, scored: list[Scored]) -> list[int]:
-    """In how many cells each level was reached."""
-    return [
-        sum(any(m["reached"] and m["level"] == level for m in s.facts["matches"]) for s in scored)
-        for level in run.recipe.levels
-    ]
-
-
-def _costs(run: CompareRun, name: str, scored: list[Scored]) -> dict[str, Any]:
-    """What one concept costs: seconds and rows through the denoiser. What others share in stands apart."""
-    needed = run.entries[name].needs
-    shared = [sum(v for need, v in run.subject.costs(s).items() if need in needed) for s in run.recipe.seeds]
-
-    def mean(kind: str, what: str) -> float:
-        return float(np.mean([s.facts[kind][what] for s in scored]))
-
-    return {
-        "model_calls": {what: mean("calls", what) for what in ("fit", "search", "each")},
-        "seconds": {**{what: mean("seconds", what) for what in ("fit", "search", "each")}, "shared": float(np.mean(shared))},
-    }  # fmt: skip
-
-
-def _concept(run: CompareRun, concept: str, figures: Any, curves: Any) -> dict[str, Any]:
-    """Each method on one concept, its seeds pooled."""
-    found = {}
-    for name in figures:
-        own = [one for (_, c), one in figures[name].items() if c == concept]
-        if own:
-            count = run.recipe.test * len(own)
-            keys = ("auc", "epr", "true_epr", "flip_rate", "distance", "share")
-            bent = [one for (_, c), one in curves[name].items() if c == concept]
-            found[name] = {
-                **{key: interval(pooled([o[key] for o in own]), count) for key in keys}, "curve": pooled_curve(bent, count),
-            }  # fmt: skip
-    record = {"methods": found, "truth_distance": _truth_distance(run, concept)}
-    return record
-
-
-def _truth_distance(run: CompareRun, concept: str) -> float | None:
-    """How far the true counterfactuals are from the unedited images, so that the levels can be read against it."""
-    facts = [run.folder / "images" / f"seed{s}" / concept / "test" / "images.json" for s in run.recipe.seeds]
-    known = [read_json(path).get("truth_distance") for path in facts]
-    return None if None in known else float(np.mean(known))

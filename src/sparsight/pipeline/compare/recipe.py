@@ -71,6 +71,8 @@ class CompareRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.seed:
+            raise SparsightError(f"a comparison has `seeds`, a list, and no seed of its own: write seeds=[{self.seed}]")
         for what, least in (("seeds", len(self.seeds)), ("concepts", len(self.concepts)), ("levels", len(self.levels)),
                             ("validation", self.validation), ("test", self.test), ("workers", self.workers)):  # fmt: skip
             if least < 1:

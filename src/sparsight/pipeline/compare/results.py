@@ -9,6 +9,7 @@ from typing import Any
 from sparsight.errors import SparsightError
 from sparsight.files import atomic, read_json, write_json
 from sparsight.pipeline.compare.run import CompareRun
+from sparsight.pipeline.markdown import interval, table
 
 KEPT = (
     "seeds",
@@ -55,12 +56,12 @@ def tables(found: Mapping[str, Any]) -> str:
         f"PSNR {interval(found['inversion']['psnr'])} dB; attribute agreement "
         + ", ".join(f"{judge} {interval(one, 3)}" for judge, one in found["inversion"]["agreement"].items()) + ".",
         "## Methods",
-        rows(["method", *(title for _, title in FIGURES), "cells"], [_method(n, methods[n]) for n in order]),
+        table(["method", *(title for _, title in FIGURES), "cells"], [_method(n, methods[n]) for n in order]),
         "## What each costs",
-        rows(["method", "fit s", "shared s", "s an image", "fit calls", "calls an image"],
+        table(["method", "fit s", "shared s", "s an image", "fit calls", "calls an image"],
              [_costs(n, methods[n]) for n in order]),
         "## Place under each judge",
-        rows(["method", *stable["ranks"]], [[n, *(f"{by[n]:g}" for by in stable["ranks"].values())] for n in order]),
+        table(["method", *stable["ranks"]], [[n, *(f"{by[n]:g}" for by in stable["ranks"].values())] for n in order]),
         f"Spearman between two judges, mean: {interval(stable['mean'])}.",
         "## Which figure orders methods as true EPR does",
         "\n".join(f"- {key}: {interval(one)}" for key, one in found["orders"].items()),
@@ -80,17 +81,3 @@ def _costs(name: str, one: Mapping[str, Any]) -> list[str]:
     seconds, calls = one["seconds"], one["model_calls"]
     return [name, f"{seconds['fit']:.1f}", f"{seconds['shared']:.0f}", f"{seconds['each']:.2f}",
             f"{calls['fit']:.0f}", f"{calls['each']:.1f}"]  # fmt: skip
-
-
-def interval(figure: Mapping[str, Any] | None, digits: int = 2) -> str:
-    """A figure with its interval, or a dash."""
-    if not figure or figure["value"] is None:
-        return "-"
-    if figure["low"] is None:
-        return f"{figure['value']:.{digits}f}"
-    return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
-
-
-def rows(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])

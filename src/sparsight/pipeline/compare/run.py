@@ -47,6 +47,11 @@ class CompareRun(Run):
                 raise unknown("concept of few-shot or two-concept edits", name, chosen)
         if recipe.judge not in self.subject.classifiers:
             raise unknown("judge", recipe.judge, self.subject.classifiers)
+        most = self.subject.learnable(recipe.seeds[0])
+        if recipe.few.methods and max(recipe.few.counts) > most:
+            raise SparsightError(
+                f"few.counts asks for {max(recipe.few.counts)} images, but the store has {most}: raise data.held_out in casl.set"
+            )
         if recipe.two.pairs and recipe.two.level not in recipe.levels:
             raise SparsightError(f"two.level is {recipe.two.level}, which is none of the levels {list(recipe.levels)}")
 

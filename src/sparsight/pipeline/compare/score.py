@@ -18,6 +18,7 @@ from sparsight.pipeline.compare.faces import Group, load_images, load_truth
 if TYPE_CHECKING:
     from sparsight.pipeline.compare.run import CompareRun
 
+LEAST_GAP = 1.0  # logits: a judge who sees less than this in the truth itself shall not blow up what edits do
 _kept: dict[Any, Judged] = {}  # of this process: the group that was judged last
 
 
@@ -107,7 +108,7 @@ def _figures(before: np.ndarray, after: np.ndarray, judged: Judged, judge: str) 
     target = judged.columns[0]
     found = {
         "change": change[:, target],
-        "share": change[:, target] / max(judged.gap[judge][0], 1e-6),
+        "share": change[:, target] / max(judged.gap[judge][0], LEAST_GAP),
         "damage": np.abs(change[:, judged.others]).mean(1),
         "target_flip": flips[:, target],
         "damage_flips": flips[:, judged.others].sum(1),
