@@ -14,8 +14,8 @@ from sparsight.errors import SparsightError
 GRID, SIZE = (4, 5), (16, 25)
 
 
-def counted(maps, objects, smoothing=5.0, labels=LABELS):
-    found = Evidence(maps.shape[1], GRID, labels, smoothing)
+def counted(maps, objects, smoothing=5.0, labels=LABELS, temper=1.0):
+    found = Evidence(maps.shape[1], GRID, labels, smoothing, temper)
     found.add(code_of(maps[:2]), objects[:2])
     found.add(code_of(maps[2:]), objects[2:])
     return found
@@ -34,6 +34,9 @@ def test_without_smoothing_it_is_scikit_learns_bernoulli_naive_bayes():
     expected = np.diff(judge.predict_joint_log_proba(X))[:, 0]
     scores = found.scores(code_of(maps), targets_of(objects))
     torch.testing.assert_close(scores.logit().flatten(), torch.tensor(expected).float(), atol=1e-3, rtol=1e-4)
+    tempered = counted(maps, objects, smoothing=0.0, labels=["cat"], temper=4.0)
+    surer = tempered.scores(code_of(maps), targets_of(objects)).logit() * 4
+    torch.testing.assert_close(surer, scores.logit(), atol=1e-3, rtol=1e-4)
 
 
 def test_every_number_by_a_loop():

@@ -7,7 +7,9 @@ is active and q_co that of all others, and latents taken for independent (naive 
 
     logit P(o | z) = logit prior_o + sum_{c active} log(p_co / q_co) + sum_{c not active} log((1 - p_co) / (1 - q_co))
 
-`prior_o` is the noun's mean share of an image that it is in: as in all readings, it is known that the image has it.
+`prior_o` is the noun's mean share of an image that it is in: as in all readings, it is known that the image has it. Latents of
+one place repeat each other, so that this is far too sure; the log odds are therefore divided by `temper`, which changes no
+order of positions.
 """
 
 from __future__ import annotations
@@ -31,8 +33,11 @@ class Evidence:
     a mask by the share of it that the mask covers. Every noun is given `smoothing` positions of the overall rates beforehand.
     """
 
-    def __init__(self, latents: int, grid: tuple[int, int], labels: Sequence[str], smoothing: float = 5.0) -> None:
-        self.grid, self.labels, self.smoothing = grid, list(dict.fromkeys(labels)), smoothing
+    def __init__(
+        self, latents: int, grid: tuple[int, int], labels: Sequence[str], smoothing: float = 5.0, temper: float = 4.0
+    ) -> None:
+        self.grid, self.labels = grid, list(dict.fromkeys(labels))
+        self.smoothing, self.temper = smoothing, temper
         self.inside = torch.zeros(latents, len(self.labels), dtype=torch.float64)
         self.active = torch.zeros(latents, dtype=torch.float64)
         self.covered = torch.zeros(len(self.labels), dtype=torch.float64)
@@ -71,7 +76,7 @@ class Evidence:
         return (((within / beside).log() - idle) * seen).float(), ((idle.sum(0) + prior.logit()) * seen).float()
 
     def scores(self, code: SparseCode, targets: Targets) -> Tensor:
-        """P(noun | codes) of every target's noun at each position of its image, (n, h, w) in [0, 1]; 1/2 for one unseen."""
+        """How surely each position of its image is of a target's noun, (n, h, w) in [0, 1]; 1/2 for a noun unseen."""
         positions = self.grid[0] * self.grid[1]
         images = (len(code.offsets) - 1) // positions
         self._require(code, images)
@@ -85,7 +90,7 @@ class Evidence:
         places = [self.labels.index(n) if n in self.labels else -1 for n in targets.nouns]
         blank = torch.zeros(self.grid)
         maps = [odds[i, ..., p] if p >= 0 else blank for i, p in zip(targets.image.tolist(), places, strict=True)]
-        return torch.stack(maps).sigmoid() if maps else torch.zeros(0, *self.grid)
+        return (torch.stack(maps) / self.temper).sigmoid() if maps else torch.zeros(0, *self.grid)
 
     def _shares(self, objects: Sequence[Annotation]) -> Tensor:
         """How much of each position every noun covers, (positions, labels)."""
