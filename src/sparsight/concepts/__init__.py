@@ -13,6 +13,7 @@ from sparsight.concepts.dictionary_build import (
     build_dictionary,
     largest_activations,
 )
+from sparsight.concepts.evidence import Evidence
 from sparsight.concepts.evolution import cohesion, label_agreement, match_by_embedding, match_by_labels, similarity
 from sparsight.concepts.learn import align
 from sparsight.concepts.map_statistics import MapStatistics
@@ -27,7 +28,7 @@ from sparsight.concepts.words import WordVectors, embed_labels, embed_word, open
 
 __all__ = [
     "AlignConfig", "Alignment", "Annotation", "Annotations", "Annotator", "CompositionScore", "Concept",
-    "ConceptDictionary", "ConceptReader", "Detector", "DictionaryBuilder", "DictionaryConfig", "KnownNouns",
+    "ConceptDictionary", "ConceptReader", "Detector", "DictionaryBuilder", "DictionaryConfig", "Evidence", "KnownNouns",
     "MapStatistics", "MeanMap", "ParsedNouns", "PcaCoder", "Segmenter", "Tagger", "Tally", "Targets", "WordVectors",
     "align", "annotate_images", "attention_maps", "attention_scores", "build_dictionary", "chance_iou", "choose",
     "cohesion", "embed_labels", "embed_word", "iou_at", "label_agreement", "largest_activations", "match_by_embedding",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from sparsight.images import read_sheet
 from sparsight.metrics import bootstrap, row_mean
 from sparsight.pipeline.emergence.edits import METHODS
 from sparsight.pipeline.emergence.layout import success
-from sparsight.pipeline.emergence.reading import things
+from sparsight.pipeline.emergence.reading import best_series, series, things
 from sparsight.pipeline.emergence.run import short as short_site
 from sparsight.pipeline.emergence.run import stream_name
 
@@ -241,25 +241,20 @@ def calibration(runs: Sequence[EmergenceRun]) -> dict[str, list[dict[str, Any]]]
 
 
 def headline(run: EmergenceRun, found: dict[str, Any]) -> dict[str, Any]:
-    """The three figures by stage that the experiment is about. The site and k of the composition are validation's choice."""
+    """The three figures by stage that the experiment is about. How the composition is read is validation's choice."""
     readings = found["composition"]
-    mine = {
-        n: f for n, f in readings.items() if f["kind"] == "sae" and f["half"] == "cond" and f["stage"] in run.steps_at
-    }
-    sites = {(f["site"], f["k"]) for f in mine.values()}
-    best = max(sorted(sites), key=lambda one: sum(f["validation"] for f in mine.values() if (f["site"], f["k"]) == one))
-    grid = run.model.site(best[0]).grid
+    best = best_series(readings, run.steps_at)
+    grid = run.model.site(best[1]).grid
     mean_map, chance = readings[f"mean_map.{grid[0]}x{grid[1]}"]["value"], readings["chance.shifted"]["value"]
-    iou = {
-        f["stage"]: {**short(f), "mean_map": mean_map, "chance": chance, "site": best[0], "k": best[1]}
-        for f in mine.values() if (f["site"], f["k"]) == best
-    }  # fmt: skip
+    facts = {"mean_map": mean_map, "chance": chance, **dict(zip(("reading", "site", "k"), best, strict=True))}
+    own = {f["stage"]: f for f in series(readings, best).values()}
+    iou = {stage: {**short(own[stage]), **facts} for stage in run.steps_at}
     spatial = {s: {**short(f["concept"]), "chance": 0.25} for s, f in found["layout"]["stages"].items()}
     control = {s: f["random_directions"]["success"]["value"] for s, f in found["style"]["stages"].items()}
     styles = {s: {**short(f["concept"]["success"]), "chance": control[s]} for s, f in found["style"]["stages"].items()}
     return {"spatial_success": spatial, "global_success": styles, "composition_iou": iou}
 
 
-def short(f: dict[str, Any]) -> dict[str, Any]:
+def short(f: Mapping[str, Any]) -> dict[str, Any]:
     """The figure alone."""
     return {key: f[key] for key in ("value", "low", "high", "n")}

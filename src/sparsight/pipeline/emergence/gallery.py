@@ -16,7 +16,7 @@ from sparsight.concepts.annotation import united
 from sparsight.files import read_json, write_json
 from sparsight.pipeline.emergence.dictionaries import objects_of
 from sparsight.pipeline.emergence.drawing import COLOURS, SCALE, composition_tile, write_tiles
-from sparsight.pipeline.emergence.reading import things, whole
+from sparsight.pipeline.emergence.reading import series, things, whole
 from sparsight.pipeline.emergence.run import stream_name
 from sparsight.pipeline.emergence.saes import by_stamp
 
@@ -40,7 +40,7 @@ def draw_film(run: EmergenceRun, metrics: dict[str, Any], folder: Path) -> dict[
     """`film.png`: a row for each image, a tile for each moment, the last one for the annotated objects."""
     reading, scores = read_json(run.folder / "reading.json"), load_file(run.folder / "reading" / "film.safetensors")
     best = next(iter(metrics["composition_iou"].values()))
-    moments = moments_of(run, metrics["composition"], best["site"], best["k"])
+    moments = moments_of(run, series(metrics["composition"], (best["reading"], best["site"], best["k"])))
     shown, rule = chosen_images(reading["images"])
     rows, tiles = [], []
     for number, objects in zip(shown, objects_of(run, shown), strict=True):
@@ -59,11 +59,9 @@ def draw_film(run: EmergenceRun, metrics: dict[str, Any], folder: Path) -> dict[
     return {**facts, "moments": moments, "rows": rows}
 
 
-def moments_of(run: EmergenceRun, readings: dict[str, Any], site: str, k: int) -> list[dict[str, Any]]:
-    """The readings of a site from the first step on: those of the SAE across time, or else of the three stages'."""
+def moments_of(run: EmergenceRun, mine: dict[str, Any]) -> list[dict[str, Any]]:
+    """The readings of a series from the first step on: those of the SAE across time, or else of the three stages'."""
     steps = {t: i + 1 for i, (t, _) in enumerate(run.model.pairs(run.recipe.sampling.steps))}
-    mine = {n: f for n, f in readings.items()
-            if f["kind"] == "sae" and (f["site"], f["k"], f["half"]) == (site, k, "cond")}  # fmt: skip
     across = {n: f for n, f in mine.items() if f["stage"] == "all"}
     ordered = sorted((across or mine).items(), key=lambda pair: -pair[1]["t"])
     return [{"reading": n, "t": f["t"], "step": steps[f["t"]], "threshold": f["threshold"]} for n, f in ordered]

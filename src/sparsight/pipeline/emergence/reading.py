@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sparsight.concepts import ConceptReader, KnownNouns, MeanMap, PcaCoder, Tally, Targets, chance_iou, targets_of
+from sparsight.concepts import (
+    ConceptReader,
+    Evidence,
+    KnownNouns,
+    MeanMap,
+    PcaCoder,
+    Tally,
+    Targets,
+    chance_iou,
+    targets_of,
+)
 from sparsight.concepts.baselines import attention_scores, token_places
 from sparsight.concepts.tally import mean_iou
 from sparsight.errors import SparsightError
 from sparsight.files import atomic, write_json
 from sparsight.pipeline.emergence.attention import attention_of
-from sparsight.pipeline.emergence.dictionaries import codes, make, objects_of
+from sparsight.pipeline.emergence.dictionaries import Coder, codes, make, objects_of
 from sparsight.pipeline.emergence.saes import by_stamp
 from sparsight.sae.sparsity import SparseCode
 
 if TYPE_CHECKING:
     from sparsight.concepts import ConceptDictionary
     from sparsight.pipeline.emergence.run import EmergenceRun
+
+
+READ = ("sae", "evidence")  # through the words of dictionaries as the paper does, and from where latents are active
+
+
+class Reader(Protocol):
+    """Scores maps of nouns from codes."""
+
+    def scores(self, code: SparseCode, targets: Targets) -> Tensor:
+        """Every target's map, (n, h, w)."""
+        ...
 
 
 @dataclass
@@ -69,8 +90,9 @@ def read_stage(run: EmergenceRun) -> None:
     test = scored.test
     with atomic(folder / "iou.safetensors") as temporary:
         save_file({"image": torch.tensor(test.numbers)[test.targets.image], **scored.rows}, temporary)
+    kept = series(scored.figures, best_series(scored.figures, run.steps_at))
     with atomic(folder / "film.safetensors") as temporary:
-        save_file(film, temporary)
+        save_file({name: film[name] for name in kept}, temporary)
     write_json(run.folder / "reading.json", {
         "readings": scored.figures, "nouns": test.targets.nouns, "dropped": test.targets.dropped,
         "images": torch.tensor(test.numbers)[test.targets.image].tolist(),
@@ -100,12 +122,45 @@ def read_stream(run: EmergenceRun, stream: str, k: int, scored: Scored, film: di
     sae, store, site = run.sae(stream, k), run.store(stream), run.streams()[stream].site
     tokens = {use: by_stamp(store, split.numbers) for use, split in splits(scored)}
     _, stage, half = stream.rsplit(".", 2)
+    learned = by_stamp(store, run.numbers("dictionary"))
     for t in tokens["test"]:
         name = f"{stream}.k{k}" if stage != "all" else f"{stream}.k{k}.t{t}"
-        reader = ConceptReader(things(run, run.dictionary(name)), run.words)
-        scores = {use: reader.scores(whole(sae, tokens[use][t], t), split.targets) for use, split in splits(scored)}
-        scored.add(name, scores, site=site, stage=stage, half=half, k=k, t=t, kind="sae")
-        film[name] = scores["test"].half()
+        readers: dict[str, Reader] = {
+            "sae": ConceptReader(things(run, run.dictionary(name)), run.words),
+            "evidence": evidence(run, sae, sae.config.d_sae, learned[t], t, run.model.site(site).grid),
+        }
+        seen = {use: whole(sae, tokens[use][t], t) for use, _ in splits(scored)}
+        for kind, reader in readers.items():
+            scores = {use: reader.scores(seen[use], split.targets) for use, split in splits(scored)}
+            own = name if kind == "sae" else f"{kind}.{name}"
+            scored.add(own, scores, site=site, stage=stage, half=half, k=k, t=t, kind=kind)
+            film[own] = scores["test"].half()
+
+
+def evidence(run: EmergenceRun, coder: Coder, latents: int, tokens: Tensor, t: int, grid: tuple[int, int]) -> Evidence:
+    """What every latent's activity says of every kind, from the images of the dictionaries."""
+    found, objects = Evidence(latents, grid, run.world.kinds), objects_of(run, run.numbers("dictionary"))
+    for rows, code in codes(coder, tokens, t):
+        found.add(code, objects[rows])
+    return found
+
+
+def best_series(readings: Mapping[str, Mapping[str, Any]], stages: Collection[str]) -> tuple[str, str, int]:
+    """The kind of reading, the site and the k that read best on validation images, over all stages of the half with the prompt."""
+    total: dict[tuple[str, str, int], float] = {}
+    for f in readings.values():
+        if f["kind"] in READ and f["half"] == "cond" and f["stage"] in stages:
+            key = (f["kind"], f["site"], f["k"])
+            total[key] = total.get(key, 0.0) + f["validation"]
+    return max(sorted(total), key=lambda key: total[key])
+
+
+def series(readings: Mapping[str, Mapping[str, Any]], best: tuple[str, str, int]) -> dict[str, Mapping[str, Any]]:
+    """The readings of a series by name, the SAE's across time among them."""
+    return {
+        n: f for n, f in readings.items()
+        if f["kind"] in READ and (f["kind"], f["site"], f["k"], f["half"]) == (*best, "cond")
+    }  # fmt: skip
 
 
 def splits(scored: Scored) -> tuple[tuple[str, Split], tuple[str, Split]]:
@@ -153,10 +208,17 @@ def add_pca(run: EmergenceRun, stream: str, k: int, scored: Scored) -> None:
     coder = PcaCoder.fit([train], train.shape[-1], k)
     made = make(run, stream, coder, by_stamp(store, run.numbers("dictionary")), objects_of(run, run.numbers("dictionary")),
                 run.numbers("dictionary"))  # fmt: skip
-    reader = ConceptReader(things(run, made), run.words)
-    scores = {u: reader.scores(whole(coder, by_stamp(store, s.numbers)[t], t), s.targets) for u, s in splits(scored)}
+    grid, learned = run.model.site(site).grid, by_stamp(store, run.numbers("dictionary"))[t]
+    readers: dict[str, Reader] = {
+        "pca": ConceptReader(things(run, made), run.words),
+        "evidence.pca": evidence(run, coder, coder.latents, learned, t, grid),
+    }
     stage = stream.rsplit(".", 2)[1]
-    scored.add(f"pca.{stream}.k{k}", scores, site=site, stage=stage, half="cond", k=k, kind="pca")
+    for kind, reader in readers.items():
+        scores = {
+            u: reader.scores(whole(coder, by_stamp(store, s.numbers)[t], t), s.targets) for u, s in splits(scored)
+        }
+        scored.add(f"{kind}.{stream}.k{k}", scores, site=site, stage=stage, half="cond", k=k, kind=kind)
 
 
 def add_attention(run: EmergenceRun, scored: Scored) -> None:

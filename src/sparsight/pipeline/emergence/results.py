@@ -10,11 +10,15 @@ from sparsight.files import atomic, write_json
 from sparsight.pipeline.emergence.calibrate import CHOSEN
 from sparsight.pipeline.emergence.edits import METHODS
 from sparsight.pipeline.emergence.evaluate import pooled_metrics
+from sparsight.pipeline.emergence.reading import READ
 from sparsight.pipeline.emergence.recipe import STAGES
 from sparsight.pipeline.markdown import interval, plain, table
 
 if TYPE_CHECKING:
     from sparsight.pipeline.emergence.run import EmergenceRun
+
+
+READ_BY = {"sae": "words", "evidence": "evidence"}
 
 
 def write_results(runs: Sequence[EmergenceRun], out: Path, command: str) -> dict[str, Any]:
@@ -44,19 +48,21 @@ def tables(metrics: Mapping[str, Any]) -> str:
 
 
 def composition(readings: Mapping[str, Any]) -> str:
-    """A row for each block, half and k."""
-    mine = [f for f in readings.values() if f["kind"] == "sae" and f["stage"] in STAGES]
-    keys = sorted({(f["site"], f["half"], f["k"]) for f in mine})
+    """A row for each way of reading, block, half and k."""
+    mine = [f for f in readings.values() if f["kind"] in READ and f["stage"] in STAGES]
+    keys = sorted(
+        {(f["kind"], f["site"], f["half"], f["k"]) for f in mine}, key=lambda key: (READ.index(key[0]), *key[1:])
+    )
     rows = []
     for key in keys:
-        own = {f["stage"]: f for f in mine if (f["site"], f["half"], f["k"]) == key}
-        rows.append([key[0], key[1], str(key[2]), *(interval(own[stage], 3) for stage in STAGES)])
-    return table(["site", "half", "k", *STAGES], rows)
+        own = {f["stage"]: f for f in mine if (f["kind"], f["site"], f["half"], f["k"]) == key}
+        rows.append([READ_BY[key[0]], key[1], key[2], str(key[3]), *(interval(own[stage], 3) for stage in STAGES)])
+    return table(["read by", "site", "half", "k", *STAGES], rows)
 
 
 def baselines(readings: Mapping[str, Any]) -> str:
     """Chance, mean maps, cross-attention, PCA."""
-    rows = [[n, interval(f, 3)] for n, f in readings.items() if f["kind"] != "sae"]
+    rows = [[n, interval(f, 3)] for n, f in readings.items() if f["kind"] not in READ]
     return table(["reading", "IoU"], rows)
 
 
@@ -65,7 +71,7 @@ def across(readings: Mapping[str, Any], saes: Mapping[str, Any]) -> str:
     apart = {(f["site"], f["k"], f["t"]): (name, f) for name, f in readings.items() if separate(f)}
     rows = []
     for name, own in readings.items():
-        if own.get("stage") != "all":
+        if own.get("stage") != "all" or own["kind"] != "sae":
             continue
         explained = [saes[name.rsplit(".t", 1)[0]][str(own["t"])]["explained_variance"]]
         beside, other = apart.get((own["site"], own["k"], own["t"]), ("", None))

@@ -42,17 +42,20 @@ def emergence_charts(metrics: dict[str, Any]) -> tuple[list[tuple[str, Markup]],
 
 
 def chosen_reading(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The site and k that validation chose for the headline."""
+    """The kind of reading, the site and the k that validation chose for the headline."""
     return next(iter(entries(metrics, "composition_iou").values()), {})
 
 
 def panel(metrics: dict[str, Any], site: str, k: Any) -> list[Line]:
-    """The lines of one block: both halves of guidance, PCA in place of the SAE, and cross-attention."""
-    own = {"kind": "sae", "site": site, "k": k}
+    """The lines of one block: both halves of guidance, PCA in place of the SAE, the other reading, and cross-attention."""
+    kind = chosen_reading(metrics).get("reading", "sae")
+    own, pca = {"kind": kind, "site": site, "k": k}, "pca" if kind == "sae" else f"{kind}.pca"
+    words = [] if kind == "sae" else by_stage(metrics, **own | {"kind": "sae"}, half="cond")
     return [
         Line("with the prompt", by_stage(metrics, **own, half="cond"), "main"),
         Line("without it", by_stage(metrics, **own, half="uncond"), "second"),
-        Line("PCA", by_stage(metrics, kind="pca", site=site), "muted", (4, 2), "s"),
+        Line("through words", words, "muted", (2, 2), "^"),
+        Line("PCA", by_stage(metrics, kind=pca, site=site), "muted", (4, 2), "s"),
         Line("cross-attention", by_stage(metrics, kind="attention"), "muted", (1, 1.6), "D"),
     ]
 
@@ -68,7 +71,7 @@ def constant(metrics: dict[str, Any]) -> list[tuple[str, Number]]:
 def time_chart(metrics: dict[str, Any]) -> Markup:
     """IoU of the SAE across time by timestep, a line for each block and k."""
     lines, best = [], chosen_reading(metrics).get("site")
-    found = readings(metrics, kind="sae", stage="all")
+    found = readings(metrics, kind=chosen_reading(metrics).get("reading", "sae"), stage="all")
     groups = dict.fromkeys((str(f.get("site")), f.get("k")) for f in found.values())
     ks = {k for _, k in groups}
     for i, (site, k) in enumerate(groups):

@@ -68,6 +68,7 @@ def _emergence(metrics: dict[str, Any]) -> dict[str, Any]:
     return {
         "stage_charts": charts,
         "drawn_k": k,
+        "by_evidence": figures.chosen_reading(metrics).get("reading") == "evidence",
         "time_chart": figures.time_chart(metrics),
         "composition_rows": rows,
         "n_images": " to ".join(str(n) for n in dict.fromkeys((sizes[0], sizes[-1])))

@@ -18,6 +18,8 @@ SAE_COLUMNS = (
     ("dead", "dead", "%"),
 )
 TRIED = {"share": "share of the entry", "most": "latents", "normaliser": "normaliser", "scope": "half", "k": "k"}
+READ = {"sae": "words", "evidence": "evidence"}
+PCA = {"pca": "words", "evidence.pca": "evidence"}
 NOWHERE = Number((), None, reason="not measured in this run")
 
 
@@ -41,16 +43,18 @@ class TriedRow:
 
 
 def composition_rows(metrics: dict[str, Any]) -> list[TableRow]:
-    """IoU by stage: every SAE, then the other ways of reading."""
+    """IoU by stage: every SAE, read through words and as evidence, then what is no SAE."""
     rows: list[TableRow] = []
-    groups = dict.fromkeys((f.get("site"), f.get("half"), f.get("k")) for f in readings(metrics, kind="sae").values())
-    for site, half, k in groups:
-        numbers = _by_stage(metrics, kind="sae", site=site, half=half, k=k)
-        if any(n is not NOWHERE for n in numbers):
-            name, note = short_site(site), f"{HALVES.get(str(half), half)}, k = {k}"
-            rows.append(TableRow(name, numbers, note, half == "cond"))
-    for site in dict.fromkeys(f.get("site") for f in readings(metrics, kind="pca").values()):
-        rows.append(TableRow("PCA", _by_stage(metrics, kind="pca", site=site), short_site(site)))
+    for kind, how in READ.items():
+        mine = readings(metrics, kind=kind).values()
+        for site, half, k in dict.fromkeys((f.get("site"), f.get("half"), f.get("k")) for f in mine):
+            numbers = _by_stage(metrics, kind=kind, site=site, half=half, k=k)
+            if any(n is not NOWHERE for n in numbers):
+                name, note = short_site(site), f"{how}, {HALVES.get(str(half), half)}, k = {k}"
+                rows.append(TableRow(name, numbers, note, half == "cond"))
+    for kind, how in PCA.items():
+        for site in dict.fromkeys(f.get("site") for f in readings(metrics, kind=kind).values()):
+            rows.append(TableRow("PCA", _by_stage(metrics, kind=kind, site=site), f"{how}, {short_site(site)}"))
     if readings(metrics, kind="attention"):
         rows.append(TableRow("cross-attention", _by_stage(metrics, kind="attention"), "all layers"))
     for kind in ("mean map", "chance"):
