@@ -92,3 +92,20 @@ def test_an_unseen_noun_and_what_does_not_fit():
         Evidence(9, GRID, LABELS).scores(code_of(maps[:2]), dog)
     with pytest.raises(SparsightError, match="codes are of 1 images, but a target is in image 1"):
         found.scores(code_of(maps[:1]), dog)
+
+
+def test_the_best_latents_of_a_noun_are_sure_and_often_active_on_it():
+    masks = [rectangle(SIZE, 0, 0, 8, 10), rectangle(SIZE, 8, 10, 8, 15)] * 2
+    cells = torch.stack([m[::4, ::5] for m in masks]).float()
+    once = torch.zeros_like(cells)
+    once[0, 0, 0] = 1  # on the cat, and surely so, but once
+    wide = torch.ones_like(cells)
+    wide[:, -1] = 0  # on it and nearly everywhere else
+    beside = 1 - cells
+    found = counted(torch.stack([wide, once, cells, beside], 1), [[Annotation.of("cat", mask)] for mask in masks])
+    p, q = (rate[:, LABELS.index("cat")] for rate in found.rates())
+    assert float(p[2]) > 0.8 and float(q[2]) < 0.2 and float(p[3]) < float(q[3])
+    assert found.best("cat", 1) == [2] and 3 not in found.best("cat")
+    gain = (p * (p / q).log()).tolist()
+    assert found.best("cat") == [i for i in range(4) if gain[i] > 0] and gain[2] > max(gain[0], gain[1])
+    assert found.best("dog") == found.best("unicorn") == []

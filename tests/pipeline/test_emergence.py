@@ -19,6 +19,7 @@ from sparsight.pipeline.emergence.layout import drawn, editor, move
 from sparsight.pipeline.emergence.reading import split_of
 from sparsight.pipeline.emergence.run import EmergenceRun
 from sparsight.pipeline.emergence.saes import by_stamp
+from sparsight.pipeline.emergence.selection import evidence_at, object_latents, style_latents
 from sparsight.pipeline.reporter import Silent
 from sparsight.steering import spatial_edit, stage_window
 from sparsight.worlds.scenes.build import build
@@ -136,6 +137,21 @@ def test_controls_move_as_far_as_the_edit(run):
     assert sizes == pytest.approx([sizes[0]] * 3, rel=1e-3) and facts["latents"]
 
 
+def test_latents_found_by_evidence_are_those_that_code_the_annotated_positions(run):
+    config = replace(run.recipe.layout, by="evidence", most=2)
+    found = evidence_at(run, SITE, "early", 4)
+    numbers = run.numbers("dictionary")
+    ((_, tokens),) = by_stamp(run.store(name_of("early")), numbers).items()
+    active = (run.sae(name_of("early"), 4).encode(tokens) > 0).double().mean((0, 1))
+    torch.testing.assert_close(found.active / found.positions, active)
+    kinds = [kind for kind in run.world.kinds if found.best(kind)]
+    assert kinds, "nothing was annotated"
+    assert object_latents(run, config, kinds[0], "early") == found.best(kinds[0], 2)
+    assert style_latents(run, config, "night", "early") == (found.best("night", 2), "evidence")
+    edit = editor(run, config, kinds[0], "early", 1.0, 1)
+    assert list(edit.latents) == found.best(kinds[0], 2) and editor(run, config, "unicorn", "early", 1.0, 1) is None
+
+
 def test_the_weakest_strength_that_is_nearly_the_best_is_chosen():
     trials = [{"strength": s, "success": r} for s, r in ((1, 0.5), (2, 0.97), (4, 1.0), (8, 1.0))]
     assert edits.chosen(trials)["strength"] == 2
@@ -212,17 +228,17 @@ def test_calibration_keeps_every_trial_and_takes_the_best(run, tmp_path):
     calls = []
 
     def attempt(config, strength, stage):
-        calls.append((stage, config.share, config.most, config.normaliser, config.scope, config.k, strength))
-        right = {"share": 0.5, "most": 3, "normaliser": "none", "scope": "both", "k": 5}
+        calls.append((stage, config.by, config.share, config.most, config.normaliser, config.scope, config.k, strength))
+        right = {"by": "evidence", "most": 3, "normaliser": "none", "scope": "both", "k": 5}
         good = sum(getattr(config, key) == value for key, value in right.items())
         return {"strength": strength, "success": 0.2 * good, "n": 4}
 
     (tmp_path / "layout").mkdir()
     best = calibrated(Fake(), "layout", run.recipe.layout, "early", attempt)
-    assert (best.share, best.most, best.normaliser, best.scope, best.k) == (0.5, 3, "none", "both", 5)
-    assert len(calls) == len(set(calls)) == 8 * (2 + 2)  # what a choice starts from was tried before it
-    assert calibrated(Fake(), "layout", run.recipe.layout, "early", attempt) == best and len(calls) == 32
-    assert calibrated(run, "layout", run.recipe.layout, "early", attempt) == run.recipe.layout and len(calls) == 32
+    assert (best.by, best.most, best.normaliser, best.scope, best.k) == ("evidence", 3, "none", "both", 5)
+    assert len(calls) == len(set(calls)) == 11 * (2 + 2)  # what a choice starts from was tried before it
+    assert calibrated(Fake(), "layout", run.recipe.layout, "early", attempt) == best and len(calls) == 44
+    assert calibrated(run, "layout", run.recipe.layout, "early", attempt) == run.recipe.layout and len(calls) == 44
 
 
 @pytest.mark.parametrize(
@@ -234,6 +250,7 @@ def test_calibration_keeps_every_trial_and_takes_the_best(run, tmp_path):
         ("layout.site=up_blocks.1.attentions.0:update", "site of the edits"),
         ("layout.k=11", "k must be one of"),
         ("layout.normaliser=mean", "norm_over_mean"),
+        ("layout.by=hand", "evidence"),
         ("world=avatars", "use scenes"),
         ("prompts.test=0", "one prompt at least"),
         ("experiment=casl2", "emergence"),

@@ -58,7 +58,16 @@ def layout(rng: np.random.Generator, site: str) -> dict[str, Any]:
             m: {**facts(rng, 0.4), "perceptual": facts(rng), "by_object": {o: rng.uniform() for o in OBJECTS}}
             for m in METHODS
         }
-    edit = {"site": site, "k": 10, "normaliser": "norm", "scope": "cond", "share": 0.0, "most": 0, "test": SEEDS}
+    edit = {
+        "site": site,
+        "k": 10,
+        "normaliser": "norm",
+        "scope": "cond",
+        "by": "entries",
+        "share": 0.0,
+        "most": 0,
+        "test": SEEDS,
+    }
     return {"edit": edit, "chance": 0.25, "stages": stages, "unedited": facts(rng, 0.1)}
 
 

@@ -190,10 +190,30 @@ def test_what_calibration_tried_is_told_and_what_it_took_is_marked(small: Path) 
     metrics = json.loads((small / "metrics.json").read_text())
     assert "tried on validation images before" not in words(rewrite(small, metrics))
     rates = {"early": 0.81, "middle": 0.33, "final": 0.21}
-    taken = {"share": 0.0, "most": 0, "normaliser": "norm", "scope": "cond", "k": 10, "strength": 2.0, "stages": rates}
+    taken = {
+        "by": "entries",
+        "share": 0.0,
+        "most": 0,
+        "normaliser": "norm",
+        "scope": "cond",
+        "k": 10,
+        "strength": 2.0,
+        "stages": rates,
+    }
     metrics["calibration"] = {"layout": [{**taken, "normaliser": "none"}, taken], "style": []}
     html = rewrite(small, metrics)
     table = html[html.index("tried on validation images before") :].split("</table>")[0]
     rows = [re.findall(r"<td( class=\"ours\")?>([^<]*)</td>", row) for row in table.split("<tr>")[2:]]
-    assert [[bool(mark) for mark, _ in row] for row in rows] == [[False] * 9, [True] * 9]
-    assert [cell for _, cell in rows[1]] == ["0.0", "all", "norm", "cond", "10", "2.0", "81 %", "33 %", "21 %"]
+    assert [[bool(mark) for mark, _ in row] for row in rows] == [[False] * 10, [True] * 10]
+    assert [cell for _, cell in rows[1]] == [
+        "entries",
+        "0.0",
+        "all",
+        "norm",
+        "cond",
+        "10",
+        "2.0",
+        "81 %",
+        "33 %",
+        "21 %",
+    ]

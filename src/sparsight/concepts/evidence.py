@@ -58,10 +58,10 @@ class Evidence:
         self.images += share.view(len(objects), -1, len(self.labels)).any(1).sum(0)
         self.positions += len(share)
 
-    def weights(self) -> tuple[Tensor, Tensor]:
-        """What an active latent adds to each noun's log odds, (latents, labels), and the log odds where none is, (labels,).
+    def rates(self) -> tuple[Tensor, Tensor]:
+        """p and q: how often each latent is active on each noun's positions and on all others, (latents, labels) fp64.
 
-        A noun that was never seen has no evidence: 0 everywhere. Raises `SparsightError` before any image was added.
+        Raises `SparsightError` before any image was added.
         """
         if not self.positions:
             raise SparsightError("the evidence of latents has seen no annotated image")
@@ -69,7 +69,27 @@ class Evidence:
         within = (self.inside + self.smoothing * rate) / (self.covered + self.smoothing)
         outside, others = self.active[:, None] - self.inside, self.positions - self.covered
         beside = (outside + self.smoothing * rate) / (others + self.smoothing)
-        within, beside = within.clamp(1e-6, 1 - 1e-6), beside.clamp(1e-6, 1 - 1e-6)
+        return within.clamp(1e-6, 1 - 1e-6), beside.clamp(1e-6, 1 - 1e-6)
+
+    def best(self, label: str, most: int = 0) -> list[int]:
+        """The `most` (0: all) latents that speak most for a label, ascending: those with the largest p log(p / q) above 0.
+
+        None for a label that was never seen. It is what an active latent adds to the log odds, times how often it is
+        active on the label: a latent that is rare there is of no use to an edit, however sure.
+        """
+        if label not in self.labels or not self.covered[self.labels.index(label)]:
+            return []
+        within, beside = (rate[:, self.labels.index(label)] for rate in self.rates())
+        gain = within * (within / beside).log()
+        order = gain.argsort(descending=True, stable=True)[: most or None]
+        return sorted(order[gain[order] > 0].tolist())
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """What an active latent adds to each noun's log odds, (latents, labels), and the log odds where none is, (labels,).
+
+        A noun that was never seen has no evidence: 0 everywhere. Errors as in `rates`.
+        """
+        within, beside = self.rates()
         idle = ((1 - within) / (1 - beside)).log()
         prior = (self.covered / (self.images * self.grid[0] * self.grid[1]).clamp_min(1)).clamp(1e-6, 1 - 1e-6)
         seen = self.covered > 0

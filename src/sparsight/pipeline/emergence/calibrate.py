@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from sparsight.pipeline.emergence.run import EmergenceRun
 
 Attempt = Callable[[EditConfig, float, str], dict[str, Any]]
-SHARES = (0.0, 0.5)
-MOST = (0, 1, 3)  # of the latents that have the share; 0 for all
-CHOSEN = ("share", "most", "normaliser", "scope", "k")
+FOUND: tuple[dict[str, Any], ...] = (
+    *({"by": "entries", "share": share, "most": most} for share, most in ((0.0, 0), (0.5, 0), (0.5, 1), (0.5, 3))),
+    *({"by": "evidence", "share": 0.0, "most": most} for most in (1, 3, 8)),
+)  # how latents are found
+CHOSEN = ("by", "share", "most", "normaliser", "scope", "k")
 # "norm_over_sum" is "norm_over_mean" over the number of positions: at one strength they are one edit.
 DIFFERENT = tuple(name for name in NORMALISERS if name != "norm_over_sum")
 
@@ -30,17 +32,20 @@ DIFFERENT = tuple(name for name in NORMALISERS if name != "norm_over_sum")
 def calibrated(run: EmergenceRun, name: str, config: EditConfig, stage: str, attempt: Attempt) -> EditConfig:
     """`config` with what did best at a stage, if the recipe asks for it; every trial is kept in `NAME/trials.json`.
 
-    One choice after the other, each with the best of those before, in the order of `CHOSEN`. `attempt(config, strength,
-    stage)` says how often an edit succeeds. What was tried before is not tried again. Every configuration is then tried
-    at all stages at its own best strength, which says whether the pattern over the stages hangs on the choice.
+    One choice after the other, each with the best of those before: the latents, the normaliser, the half, k.
+    `attempt(config, strength, stage)` says how often an edit succeeds. What was tried before is not tried again. Every
+    configuration is then tried at all stages at its own best strength: does the pattern over the stages hang on the choice?
     """
     if not run.recipe.calibrate:
         return config
     trials = Trials(run.folder / name / "trials.json", stage, attempt)
-    options = dict(zip(CHOSEN, (SHARES, MOST, DIFFERENT, SCOPES, run.recipe.k), strict=True))
-    for done, (key, values) in enumerate(options.items()):
-        run.report.update(done, len(options), f"choosing {key}")
-        tried = [replace(config, **{key: value}) for value in values]  # type: ignore[arg-type]
+    options: dict[str, Sequence[dict[str, Any]]] = {
+        "latents": FOUND, "normaliser": [{"normaliser": name} for name in DIFFERENT],
+        "half": [{"scope": name} for name in SCOPES], "k": [{"k": k} for k in run.recipe.k],
+    }  # fmt: skip
+    for done, (what, values) in enumerate(options.items()):
+        run.report.update(done, len(options), f"choosing {what}")
+        tried = [replace(config, **value) for value in values]
         config = max(tried, key=lambda one: trials.of(one)["success"])
     trials.at_all(tuple(run.steps_at), config)
     return config

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sparsight.errors import SparsightError
 from sparsight.files import write_json
 from sparsight.images import write_sheet
 from sparsight.metrics import QUADRANTS, quadrant_region, quadrant_success
 from sparsight.pipeline.emergence import edits
 from sparsight.pipeline.emergence.calibrate import calibrated
-from sparsight.pipeline.emergence.reading import things
 from sparsight.pipeline.emergence.recipe import EditConfig
 from sparsight.pipeline.emergence.run import stream_name
+from sparsight.pipeline.emergence.selection import object_latents
 from sparsight.steering import SpatialEdit, spatial_edit, stage_window
 
 if TYPE_CHECKING:
@@ -70,13 +69,9 @@ def editor(
     run: EmergenceRun, config: EditConfig, kind: str, stage: str, strength: float, count: int
 ) -> SpatialEdit | None:
     """The edit that puts a kind into each quadrant, `count` images of each; None where no latent stands for the kind."""
-    name = f"{stream_name(config.site, stage, 'cond')}.k{config.k}"
-    dictionary = things(run, run.dictionary(name)).at_least(share=config.share)
-    try:
-        hits = dictionary.find(kind)
-    except SparsightError:
+    latents = object_latents(run, config, kind, stage)
+    if not latents:
         return None
-    latents = sorted(hit.latent for hit in (hits[: config.most] if config.most else hits))
     sae = run.sae(stream_name(config.site, stage, "cond"), config.k)
     grid = run.model.site(config.site).grid
     region = torch.cat([quadrant_region(q, grid).expand(count, *grid) for q in QUADRANTS])

@@ -9,15 +9,14 @@ from sparsight.errors import SparsightError
 from sparsight.files import read_json
 from sparsight.pipeline.emergence import edits
 from sparsight.pipeline.emergence.asked import Move, Style
-from sparsight.pipeline.emergence.reading import things
 from sparsight.pipeline.emergence.recipe import EditConfig
 from sparsight.pipeline.emergence.run import EmergenceRun, stream_name
-from sparsight.pipeline.emergence.style import best_of
-from sparsight.pipeline.emergence.style import latents_of as style_latents
+from sparsight.pipeline.emergence.selection import object_latents, style_latents
 from sparsight.sae import SAE
 from sparsight.steering import STAGES, ConceptEdit, Window, fraction_window, global_edit, spatial_edit, stage_window
 
 Wish = Move | Style
+WAYS = {"entries": "its own entry", "evidence": "evidence"}
 
 
 def kind_of(asked: Wish) -> str:
@@ -79,8 +78,7 @@ def edit_of(run: EmergenceRun, asked: Wish, stage: str) -> tuple[ConceptEdit, st
     Raises `SparsightError` for a word that no latent stands for, an unfit mask, another model, and missing parts.
     """
     config = config_of(run, asked)
-    dictionary = dictionary_of(run, config, stage)
-    latents, found = latents_of(run, config, asked, stage, dictionary)
+    latents, found = latents_of(run, config, asked, stage)
     sae = sae_of(run, config, stage)
     strength = strength_of(run, asked, stage)
     common: dict[str, Any] = {"site": config.site, "beta": 1.0, "normaliser": config.normaliser, "scope": config.scope,
@@ -117,22 +115,23 @@ def sae_of(run: EmergenceRun, config: EditConfig, stage: str) -> SAE:
     return sae
 
 
-def latents_of(
-    run: EmergenceRun, config: EditConfig, asked: Wish, stage: str, dictionary: ConceptDictionary
-) -> tuple[list[int], str]:
-    """The latents that stand for a word, chosen as the run chooses them for its own tests, and where they are from."""
-    word, world = asked.word.lower(), run.world
-    if isinstance(asked, Style) and word in world.styles:
-        own = style_latents(run, config, word, stage)
-        if own[0]:
-            return own
+def latents_of(run: EmergenceRun, config: EditConfig, asked: Wish, stage: str) -> tuple[list[int], str]:
+    """The latents that stand for a word, chosen as the run chooses them for its own tests, and where they are from.
+
+    Raises `SparsightError` where none does: it offers the nearest words.
+    """
+    dictionary, word = dictionary_of(run, config, stage), asked.word.lower()
+    if isinstance(asked, Style) and word in run.world.styles:
+        latents, found = style_latents(run, config, word, stage)
+    else:
+        latents, found = object_latents(run, config, word, stage), WAYS[config.by]
+    if latents:
+        return latents, found
     try:
-        dictionary.find(asked.word)  # offers the nearest of all words, where there is none
-        if isinstance(asked, Style):
-            return best_of(dictionary, asked.word, config), "its own entry"
-        if word in (*world.kinds, *world.backgrounds):  # styles must not count in the share of an object's word
-            dictionary = things(run, dictionary)
-        hits = dictionary.at_least(share=config.share).find(asked.word)
+        dictionary.find(asked.word)
     except SparsightError as error:
         raise SparsightError(f"at the {stage} stage: {error}") from None
-    return sorted(hit.latent for hit in (hits[: config.most] if config.most else hits)), "its own entry"
+    raise SparsightError(
+        f"at the {stage} stage {asked.word!r} is less than {config.share:.0%} of every latent's entry that holds it: lower "
+        f"{kind_of(asked)}.share in the recipe"
+    )

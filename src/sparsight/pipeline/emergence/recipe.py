@@ -12,6 +12,7 @@ from sparsight.sae import TrainConfig
 from sparsight.steering.concept_edit import NORMALISERS, SCOPES
 
 STAGES = ("early", "middle", "final")
+WAYS = ("entries", "evidence")
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ class EditConfig:
     """How an edit is made and how its strength is found.
 
     `strengths` are tried on validation images; one strength is one mean norm of the push over the mean norm of the
-    tokens that it is added to, so that normalisers and stages compare. `share` leaves out latents of which the word is
-    less than that share of the entry, `most` takes the best so many. `validation` and `test` count images: for layout
+    tokens that it is added to, so that normalisers and stages compare. `by` says how latents are found: by dictionary
+    "entries" as in the paper, of which `share` leaves out those of which the word is less than that share, or by "evidence".
+    `most` takes the best so many (0: all). `validation` and `test` count images: for layout
     seeds for each object and quadrant, for style prompts for each style.
     """
 
@@ -55,6 +57,7 @@ class EditConfig:
     normaliser: str = "norm"
     scope: str = "cond"
     strengths: tuple[float, ...] = (0.5, 1, 2, 4)
+    by: str = "entries"
     share: float = 0.0
     most: int = 0
     validation: int = 2
@@ -65,6 +68,8 @@ class EditConfig:
             raise unknown("normaliser", self.normaliser, NORMALISERS)
         if self.scope not in SCOPES:
             raise unknown("scope", self.scope, SCOPES)
+        if self.by not in WAYS:
+            raise unknown("way to find latents", self.by, WAYS)
         if not self.strengths:
             raise SparsightError("an edit needs a strength at least to try")
 

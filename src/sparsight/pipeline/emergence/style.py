@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sparsight.concepts import ConceptDictionary, match_by_labels
-from sparsight.errors import SparsightError
 from sparsight.files import write_json
 from sparsight.images import write_sheet
 from sparsight.pipeline.emergence import edits
 from sparsight.pipeline.emergence.calibrate import calibrated
 from sparsight.pipeline.emergence.recipe import EditConfig
 from sparsight.pipeline.emergence.run import stream_name
+from sparsight.pipeline.emergence.selection import style_latents
 from sparsight.steering import ConceptEdit, GlobalEdit, global_edit, stage_window
 
 if TYPE_CHECKING:
@@ -63,43 +62,11 @@ def drawn(run: EmergenceRun, base: int, count: int) -> list[edits.Plain]:
     return [edits.draw_plain(run, run.world.plain_prompts(part), part) for part in parts]
 
 
-def latents_of(run: EmergenceRun, config: EditConfig, style: str, stage: str) -> tuple[list[int], str]:
-    """The latents that stand for a style at a stage, and how they were found; none where none can be.
-
-    The `config.most` (0: all) with the best F1 of "this style" against the other styles, out of those of whose entry the
-    style is at least `config.share` (the paper picks one by hand). Where no entry holds the style: the partners, by
-    labels, of those in the middle stage.
-    """
-    own = styles_of(run, config, stage)
-    try:
-        return best_of(own, style, config), "its own entry"
-    except SparsightError:
-        pass
-    middle = styles_of(run, config, "middle")
-    try:
-        matches = match_by_labels(middle, own, best_of(middle, style, config))
-    except SparsightError:
-        return [], ""
-    return list(dict.fromkeys(match.partner for match in matches)), "matched to the middle stage"
-
-
-def styles_of(run: EmergenceRun, config: EditConfig, stage: str) -> ConceptDictionary:
-    """The dictionary of a stage with nothing but styles."""
-    return run.dictionary(f"{stream_name(config.site, stage, 'cond')}.k{config.k}").only(run.world.styles)
-
-
-def best_of(dictionary: ConceptDictionary, style: str, config: EditConfig) -> list[int]:
-    """The latents with the best F1 of their share of this style and their recall of it."""
-    hits = dictionary.at_least(share=config.share).find(style)
-    best = sorted(hits, key=lambda hit: (-hit.share * hit.recall / (hit.share + hit.recall), hit.latent))
-    return [hit.latent for hit in (best[: config.most] if config.most else best)]
-
-
 def editor(
     run: EmergenceRun, config: EditConfig, style: str, stage: str, strength: float
 ) -> tuple[GlobalEdit | None, str]:
     """The edit that brings a style in, and how its latents were found; None where no latent stands for the style."""
-    latents, how = latents_of(run, config, style, stage)
+    latents, how = style_latents(run, config, style, stage)
     if not latents:
         return None, how
     sae = run.sae(stream_name(config.site, stage, "cond"), config.k)

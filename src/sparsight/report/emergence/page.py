@@ -13,7 +13,7 @@ from sparsight.report.numbers import read_number
 from sparsight.report.run_files import RunFiles, dig, listing, mapping
 from sparsight.report.sheets import Sprites
 
-EDIT_FACTS = ("site", "k", "normaliser", "scope", "share", "most", "test")
+EDIT_FACTS = ("site", "k", "normaliser", "scope", "by", "share", "most", "test")
 SECTIONS = {
     "emergence": ("Emergence", ("composition_rows",)),
     "film": ("Film strip", ("film",)),

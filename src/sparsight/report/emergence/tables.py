@@ -17,7 +17,14 @@ SAE_COLUMNS = (
     ("explained_variance", "explained variance", "%"),
     ("dead", "dead", "%"),
 )
-TRIED = {"share": "share of the entry", "most": "latents", "normaliser": "normaliser", "scope": "half", "k": "k"}
+TRIED = {
+    "by": "found by",
+    "share": "share of the entry",
+    "most": "latents",
+    "normaliser": "normaliser",
+    "scope": "half",
+    "k": "k",
+}
 READ = {"sae": "words", "evidence": "evidence"}
 PCA = {"pca": "words", "evidence.pca": "evidence"}
 NOWHERE = Number((), None, reason="not measured in this run")
@@ -161,6 +168,6 @@ def tried_rows(metrics: dict[str, Any], part: str) -> list[TriedRow]:
 
 def _tried(row: dict[str, Any]) -> list[str]:
     told = [str(row.get(key, "")) for key in TRIED]
-    told[1] = told[1] if row.get("most") else "all"
+    told[2] = told[2] if row.get("most") else "all"
     rates = [mapping(row.get("stages")).get(stage) for stage in STAGES]
     return [*told, f"{row.get('strength', '')}", *("–" if rate is None else f"{100 * rate:.0f} %" for rate in rates)]

@@ -1,0 +1,81 @@
+"""Which latents stand for a word at a stage: by their dictionary entries, as in the paper, or as evidence says."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from sparsight.concepts import ConceptDictionary, Evidence, match_by_labels
+from sparsight.errors import SparsightError
+from sparsight.pipeline.emergence.dictionaries import codes, objects_of
+from sparsight.pipeline.emergence.reading import things
+from sparsight.pipeline.emergence.recipe import EditConfig
+from sparsight.pipeline.emergence.run import stream_name
+from sparsight.pipeline.emergence.saes import by_stamp
+
+if TYPE_CHECKING:
+    from sparsight.pipeline.emergence.run import EmergenceRun
+
+
+def object_latents(run: EmergenceRun, config: EditConfig, word: str, stage: str) -> list[int]:
+    """The latents that stand for something with a place, ascending; none where none does.
+
+    By "entries": those of whose entry the word is at least `config.share`, the `config.most` (0: all) with the most objects.
+    Styles do not count in the share of an object's word.
+    """
+    if config.by == "evidence":
+        return evidence_at(run, config.site, stage, config.k).best(word, config.most)
+    dictionary = dictionary_of(run, config, stage)
+    if word in (*run.world.kinds, *run.world.backgrounds):
+        dictionary = things(run, dictionary)
+    try:
+        hits = dictionary.at_least(share=config.share).find(word)
+    except SparsightError:
+        return []
+    return sorted(hit.latent for hit in (hits[: config.most] if config.most else hits))
+
+
+def style_latents(run: EmergenceRun, config: EditConfig, style: str, stage: str) -> tuple[list[int], str]:
+    """The latents that stand for a style at a stage, and how they were found; none where none can be.
+
+    By "entries": the `config.most` (0: all) with the best F1 of "this style" against the other styles, out of those of whose
+    entry the style is at least `config.share` (the paper picks one by hand). Where no entry holds the style: the partners,
+    by labels, of those in the middle stage.
+    """
+    if config.by == "evidence":
+        return evidence_at(run, config.site, stage, config.k).best(style, config.most), "evidence"
+    own = dictionary_of(run, config, stage).only(run.world.styles)
+    try:
+        return best_of(own, style, config), "its own entry"
+    except SparsightError:
+        pass
+    middle = dictionary_of(run, config, "middle").only(run.world.styles)
+    try:
+        matches = match_by_labels(middle, own, best_of(middle, style, config))
+    except SparsightError:
+        return [], ""
+    return list(dict.fromkeys(match.partner for match in matches)), "matched to the middle stage"
+
+
+def best_of(dictionary: ConceptDictionary, style: str, config: EditConfig) -> list[int]:
+    """The latents with the best F1 of their share of this style and their recall of it."""
+    hits = dictionary.at_least(share=config.share).find(style)
+    best = sorted(hits, key=lambda hit: (-hit.share * hit.recall / (hit.share + hit.recall), hit.latent))
+    return [hit.latent for hit in (best[: config.most] if config.most else best)]
+
+
+def dictionary_of(run: EmergenceRun, config: EditConfig, stage: str) -> ConceptDictionary:
+    """The dictionary that edits of a stage are found in."""
+    return run.dictionary(f"{stream_name(config.site, stage, 'cond')}.k{config.k}")
+
+
+@lru_cache(maxsize=8)
+def evidence_at(run: EmergenceRun, site: str, stage: str, k: int) -> Evidence:
+    """What latents say of every label at a stage, from the images of the dictionaries; kept, for it reads them all."""
+    stream, numbers = stream_name(site, stage, "cond"), run.numbers("dictionary")
+    sae, objects = run.sae(stream, k), objects_of(run, numbers)
+    found = Evidence(sae.config.d_sae, run.model.site(site).grid, run.dictionary(f"{stream}.k{k}").labels)
+    ((t, tokens),) = by_stamp(run.store(stream), numbers).items()
+    for rows, code in codes(sae, tokens, t):
+        found.add(code, objects[rows])
+    return found
