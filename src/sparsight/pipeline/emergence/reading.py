@@ -192,7 +192,7 @@ def add_baselines(run: EmergenceRun, scored: Scored) -> None:
         scored.add(f"mean_map.{grid[0]}x{grid[1]}", scores, kind="mean map")
     for stream in run.streams():
         if stream.endswith(".cond") and not stream.endswith(".all.cond"):
-            add_pca(run, stream, run.recipe.layout.k, scored)
+            add_pca(run, stream, run.recipe.k[0], scored)
 
 
 def to_one(maps: Tensor) -> Tensor:
