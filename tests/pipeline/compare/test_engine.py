@@ -1,26 +1,11 @@
 """Tasks over several processes: each is done once, errors stay with their task."""
 
-import os
-
 import pytest
 
+from pipeline.compare.jobs import die, note
 from sparsight import SparsightError, load_recipe
-from sparsight.files import write_json
 from sparsight.pipeline.compare.engine import spread
 from sparsight.pipeline.compare.run import CompareRun
-
-
-def note(run, task):
-    """Leave a file that says which process did the task."""
-    if task == 3:
-        raise ValueError("three is not done")
-    path = run.folder / f"{task}.json"
-    assert not path.exists()
-    write_json(path, {"process": os.getpid()})
-
-
-def die(run, task):
-    os._exit(1)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
