@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparsight.concepts.annotation import Annotation, united
-from sparsight.concepts.maps import areas, cells
+from sparsight.concepts.maps import coverage
 from sparsight.concepts.targets import Targets
 from sparsight.errors import SparsightError, unknown
 
@@ -71,7 +71,7 @@ class MeanMap:
         """Add the objects of a batch of training images."""
         for own in objects:
             for label, mask in united(own).items():
-                share = cells(mask[None], self.grid)[0] / areas((mask.shape[0], mask.shape[1]), self.grid)
+                share = coverage(mask, self.grid)
                 self._sums[label] = self._sums.get(label, torch.zeros_like(share)) + share
                 self._counts[label] = self._counts.get(label, 0) + 1
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from sparsight.concepts.annotation import Annotation, one_size, united
 from sparsight.concepts.entries import Entries
 from sparsight.concepts.map_statistics import MapStatistics
-from sparsight.concepts.maps import NORMALISERS, binary, maps_of, overlap
+from sparsight.concepts.maps import NORMALISERS, binary, maps_of, overlap, require_latents
 from sparsight.concepts.words import WordVectors, embed_labels, open_words
 from sparsight.errors import SparsightError, unknown
 from sparsight.sae.sparsity import SparseCode
@@ -74,8 +74,7 @@ class DictionaryBuilder:
         `numbers` are the images' numbers, for the list of each latent's top images. Raises `SparsightError` for codes
         of another grid or SAE, and masks of several sizes, or smaller than the grid.
         """
-        if len(code.indices) and int(code.indices.max()) >= self.latents:
-            raise SparsightError(f"the codes name latent {int(code.indices.max())}, but the SAE has {self.latents}")
+        require_latents(code, self.latents)
         maps = maps_of(_on_cpu(code), len(objects), self.grid)
         positions = self.grid[0] * self.grid[1]
         size = one_size(objects)

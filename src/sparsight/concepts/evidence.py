@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sparsight.concepts.annotation import Annotation, united
-from sparsight.concepts.maps import areas, cells
+from sparsight.concepts.maps import coverage, require_latents
 from sparsight.concepts.targets import Targets
 from sparsight.errors import SparsightError
 from sparsight.sae.sparsity import SparseCode
@@ -117,8 +117,7 @@ class Evidence:
         masks, share = united(objects), torch.zeros(self.grid[0] * self.grid[1], len(self.labels))
         for place, label in enumerate(self.labels):
             if label in masks:
-                mask = masks[label]
-                share[:, place] = cells(mask[None], self.grid)[0] / areas((mask.shape[0], mask.shape[1]), self.grid)
+                share[:, place] = coverage(masks[label], self.grid)
         return share
 
     def _require(self, code: SparseCode, images: int) -> None:
@@ -127,5 +126,4 @@ class Evidence:
             raise SparsightError(
                 f"the codes hold {tokens} tokens, which are not {images} images' whole grids of {self.grid[0]}x{self.grid[1]}"
             )
-        if len(code.indices) and int(code.indices.max()) >= len(self.active):
-            raise SparsightError(f"the codes name latent {int(code.indices.max())}, but the SAE has {len(self.active)}")
+        require_latents(code, len(self.active))

@@ -113,6 +113,17 @@ def areas(size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     return cells(torch.ones(1, *size, dtype=torch.bool), grid)[0]
 
 
+def coverage(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The share of each cell of the grid that a mask (H, W) bool covers, (h * w,) fp32."""
+    return cells(mask[None], grid)[0] / areas((mask.shape[0], mask.shape[1]), grid)
+
+
+def require_latents(code: SparseCode, latents: int) -> None:
+    """Raise `SparsightError` for codes of an SAE with more latents."""
+    if len(code.indices) and int(code.indices.max()) >= latents:
+        raise SparsightError(f"the codes name latent {int(code.indices.max())}, but the SAE has {latents}")
+
+
 class Overlap(NamedTuple):
     """IoU of maps and masks of a batch: rows are Maps' pairs, columns the places of objects within their image.
 

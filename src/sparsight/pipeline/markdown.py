@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from sparsight.files import atomic, write_json
+
+
+def write_tables(out: Path, found: Any, text: str) -> None:
+    """Write `found` to `out`.json and the tables to `out`.tables.md, each whole or not at all."""
+    write_json(out.with_suffix(".json"), found)
+    with atomic(out.with_suffix(".tables.md")) as temporary:
+        temporary.write_text(text, "utf-8")
 
 
 def interval(figure: Mapping[str, Any] | None, digits: int = 2) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sparsight.errors import SparsightError
-from sparsight.files import atomic, read_json, write_json
+from sparsight.files import read_json
 from sparsight.pipeline.casl.evaluate import pooled_metrics
 from sparsight.pipeline.casl.run import CaslRun
-from sparsight.pipeline.markdown import interval, plain, table
+from sparsight.pipeline.markdown import interval, plain, table, write_tables
 
 SHOWN = (
     "casl",
@@ -28,9 +28,7 @@ def write_results(runs: Sequence[CaslRun], out: Path, command: str) -> dict[str,
     """Write `out`.json and `out`.tables.md (tables only; the page around them is written by people)."""
     metrics = pooled_metrics(runs)
     metrics["seeds"], metrics["command"] = [run.recipe.seed for run in runs], command
-    write_json(out.with_suffix(".json"), metrics)
-    with atomic(out.with_suffix(".tables.md")) as temporary:
-        temporary.write_text(tables(metrics), "utf-8")
+    write_tables(out, metrics, tables(metrics))
     return metrics
 
 
@@ -45,11 +43,10 @@ def write_saes(runs: Sequence[CaslRun], out: Path, command: str) -> list[dict[st
             raise SparsightError(f"{run.folder} holds no trained SAE: run it with --until train first")
         sae = read_json(run.folder / "sae" / "metrics.json")
         found.append({"folder": str(run.folder), "sae": sae, "training": run.recipe.plain()["sae"]})
-    write_json(out.with_suffix(".json"), {"command": command, "runs": found})
     rows = [_sae_row(one) for one in found]
     header = ("gamma", "lambda", "tokens", "cosine", "FVE", "L0", "DAR", "dead", "held-out tokens")
-    with atomic(out.with_suffix(".tables.md")) as temporary:
-        temporary.write_text(f"Made by `{command}`.\n\n{table(header, rows)}\n", "utf-8")
+    text = f"Made by `{command}`.\n\n{table(header, rows)}\n"
+    write_tables(out, {"command": command, "runs": found}, text)
     return found
 
 

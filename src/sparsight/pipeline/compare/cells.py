@@ -102,6 +102,11 @@ def failure(run: CompareRun, cell: Cell) -> str | None:
     return str(read_json(path)["error"]) if path.exists() else None
 
 
+def is_done(run: CompareRun, cell: Cell) -> bool:
+    """Whether a cell is finished for the recipe as it is now, and did not fail since."""
+    return record(run, cell) is not None and failure(run, cell) is None
+
+
 def standing(run: CompareRun) -> list[list[str]]:
     """Each cell's path and its state, "done", "failed" or "open": what the stages after the edits depend on."""
     states = []

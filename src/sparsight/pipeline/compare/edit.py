@@ -15,7 +15,7 @@ from sparsight.errors import SparsightError
 from sparsight.files import read_json, write_json
 from sparsight.images import write_sheet
 from sparsight.pipeline.compare.calibrate import calibrate
-from sparsight.pipeline.compare.cells import Cell, cell_key, failure, record
+from sparsight.pipeline.compare.cells import Cell, cell_key, is_done, record
 from sparsight.pipeline.compare.faces import Group, edited, load_images
 from sparsight.pipeline.compare.meter import Meter
 from sparsight.pipeline.compare.together import Together
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def edit_cell(run: CompareRun, cell: Cell) -> None:
     """Do a cell that is not done; its folder holds `cell.json` only when all of it is there."""
-    if record(run, cell) is not None and failure(run, cell) is None:
+    if is_done(run, cell):
         return
     folder = run.folder / cell.path
     if folder.exists():

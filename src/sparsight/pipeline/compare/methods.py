@@ -103,8 +103,7 @@ def of_concept(run: CompareRun, concept: str, figures: Any, curves: Any) -> dict
             found[name] = {
                 **{key: interval(pooled([o[key] for o in own]), count) for key in keys}, "curve": pooled_curve(bent, count),
             }  # fmt: skip
-    record = {"methods": found, "truth_distance": _truth_distance(run, concept)}
-    return record
+    return {"methods": found, "truth_distance": _truth_distance(run, concept)}
 
 
 def _truth_distance(run: CompareRun, concept: str) -> float | None:

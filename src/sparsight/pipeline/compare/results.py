@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sparsight.errors import SparsightError
-from sparsight.files import atomic, read_json, write_json
+from sparsight.files import read_json
 from sparsight.pipeline.compare.run import CompareRun
-from sparsight.pipeline.markdown import interval, table
+from sparsight.pipeline.markdown import interval, table, write_tables
 
 KEPT = (
     "seeds",
@@ -40,9 +40,7 @@ def write_results(runs: Sequence[CompareRun], out: Path, command: str) -> dict[s
         raise SparsightError("a comparison holds all its seeds: give one run folder")
     metrics = read_json(runs[0].folder / "metrics.json")
     found = {"command": command, "methods": metrics["methods"], **{key: metrics[key] for key in KEPT}}
-    write_json(out.with_suffix(".json"), found)
-    with atomic(out.with_suffix(".tables.md")) as temporary:
-        temporary.write_text(tables(found), "utf-8")
+    write_tables(out, found, tables(found))
     return found
 
 

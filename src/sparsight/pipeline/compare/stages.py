@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsight.errors import SparsightError
 from sparsight.files import write_json
-from sparsight.pipeline.compare.cells import KINDS, Cell, failure, plan, record
+from sparsight.pipeline.compare.cells import KINDS, Cell, is_done, plan
 from sparsight.pipeline.compare.edit import edit_cell
 from sparsight.pipeline.compare.engine import spread
 from sparsight.pipeline.compare.evaluate import evaluate_stage
@@ -38,7 +38,7 @@ def edit_stage(run: CompareRun) -> None:
     cells = plan(run)
     standing = Standing(run, cells)
     for kinds in (KINDS[:2], KINDS[2:]):  # two concepts at once use the strengths of each alone
-        open_cells = [c for c in cells if c.kind in kinds and (record(run, c) is None or failure(run, c) is not None)]
+        open_cells = [c for c in cells if c.kind in kinds and not is_done(run, c)]
         for cell, error in spread(run, edit_and_score, open_cells):
             if error is not None:
                 _failed(run, cell, error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sparsight.pipeline.compare.cells import Cell, failure, record
+from sparsight.pipeline.compare.cells import Cell, is_done
 
 if TYPE_CHECKING:
     from sparsight.pipeline.compare.run import CompareRun
@@ -16,7 +16,7 @@ class Standing:
 
     def __init__(self, run: CompareRun, cells: Sequence[Cell]) -> None:
         self.run, self.total, self.failed = run, len(cells), 0
-        self.done = sum(record(run, c) is not None and failure(run, c) is None for c in cells)
+        self.done = sum(is_done(run, c) for c in cells)
         self._say("")
 
     def ended(self, cell: Cell, error: str | None) -> None:

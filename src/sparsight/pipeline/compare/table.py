@@ -11,7 +11,7 @@ import numpy as np
 
 from sparsight.files import atomic, read_json
 from sparsight.metrics.arrays import Numbers
-from sparsight.pipeline.compare.cells import Cell, failure, plan, record
+from sparsight.pipeline.compare.cells import Cell, is_done, plan
 
 if TYPE_CHECKING:
     from sparsight.pipeline.compare.run import CompareRun
@@ -33,7 +33,7 @@ class Scored:
 
 def finished_cells(run: CompareRun) -> list[Cell]:
     """Every cell that is done."""
-    return [c for c in plan(run) if record(run, c) is not None and failure(run, c) is None]
+    return [c for c in plan(run) if is_done(run, c)]
 
 
 def read_cell(run: CompareRun, cell: Cell) -> Scored:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sparsight.concepts import Annotation, Annotations, ConceptDictionary, DictionaryBuilder, PcaCoder, annotate_images
+from sparsight.concepts import (
+    Annotation,
+    Annotations,
+    ConceptDictionary,
+    DictionaryBuilder,
+    Evidence,
+    PcaCoder,
+    annotate_images,
+)
 from sparsight.concepts.dictionary_build import largest_activations
 from sparsight.images import Folder
 from sparsight.pipeline.emergence.saes import by_stamp
@@ -72,7 +80,7 @@ def make(
     """The dictionary of an SAE over the images' tokens {t: (images, positions, C)}."""
     config, of = run.recipe.dictionary, run.streams()[stream]
     grid = run.model.site(of.site).grid
-    latents, scale = sae.config.d_sae if isinstance(sae, SAE) else sae.latents, None
+    latents, scale = latents_in(sae), None
     if config.normaliser == "global":
         scale = largest_activations((c for t, x in tokens.items() for _, c in codes(sae, x, t)), latents)
     builder = DictionaryBuilder(latents, grid, config, scale)
@@ -81,6 +89,21 @@ def make(
             builder.add(code, objects[rows], numbers[rows])
     facts = {"site": of.site, "timesteps": list(tokens), "conditioning": of.conditioning}
     return builder.finish(run.words, facts)
+
+
+def evidence_of(
+    coder: Coder, tokens: Tensor, t: int, grid: tuple[int, int], labels: Sequence[str], objects: list[list[Annotation]]
+) -> Evidence:
+    """What every latent's activity says of each label, from annotated images' tokens (images, positions, C) at timestep t."""
+    found = Evidence(latents_in(coder), grid, labels)
+    for rows, code in codes(coder, tokens, t):
+        found.add(code, objects[rows])
+    return found
+
+
+def latents_in(coder: Coder) -> int:
+    """How many latents a coder has."""
+    return coder.config.d_sae if isinstance(coder, SAE) else coder.latents
 
 
 @torch.no_grad()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sparsight.concepts import ConceptDictionary
 from sparsight.errors import SparsightError
 from sparsight.files import read_json
 from sparsight.pipeline.emergence import edits
 from sparsight.pipeline.emergence.asked import Move, Style
 from sparsight.pipeline.emergence.recipe import EditConfig
 from sparsight.pipeline.emergence.run import EmergenceRun, stream_name
-from sparsight.pipeline.emergence.selection import object_latents, style_latents
+from sparsight.pipeline.emergence.selection import dictionary_of, object_latents, style_latents
 from sparsight.sae import SAE
 from sparsight.steering import STAGES, ConceptEdit, Window, fraction_window, global_edit, spatial_edit, stage_window
 
@@ -92,16 +91,6 @@ def edit_of(run: EmergenceRun, asked: Wish, stage: str) -> tuple[ConceptEdit, st
     if not (run.folder / "stores" / stream).exists():
         raise SparsightError(f"{run.folder} no longer holds the tokens of {stream}, which strengths are measured by")
     return edits.at_strength(edit, edits.tokens_of(run, config.site, stage), strength), found
-
-
-def dictionary_of(run: EmergenceRun, config: EditConfig, stage: str) -> ConceptDictionary:
-    """The dictionary of the run's SAE for a stage."""
-    name = f"{stream_name(config.site, stage, 'cond')}.k{config.k}"
-    if not (run.folder / "dictionaries" / name / "dictionary.json").exists():
-        raise SparsightError(
-            f"{run.folder} has no concept dictionary {name} yet: go on with `sparsight run` until its stage dictionary"
-        )
-    return run.dictionary(name)
 
 
 def sae_of(run: EmergenceRun, config: EditConfig, stage: str) -> SAE:

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsight.concepts import (
+    Annotation,
     ConceptReader,
-    Evidence,
     KnownNouns,
     MeanMap,
     PcaCoder,
@@ -26,7 +26,7 @@ from sparsight.concepts.tally import mean_iou
 from sparsight.errors import SparsightError
 from sparsight.files import atomic, write_json
 from sparsight.pipeline.emergence.attention import attention_of
-from sparsight.pipeline.emergence.dictionaries import Coder, codes, make, objects_of
+from sparsight.pipeline.emergence.dictionaries import codes, evidence_of, make, objects_of
 from sparsight.pipeline.emergence.saes import by_stamp
 from sparsight.sae.sparsity import SparseCode
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sparsight.pipeline.emergence.run import EmergenceRun
 
 
+Objects = list[list[Annotation]]  # of the images of the dictionaries
 READ = ("sae", "evidence")  # through the words of dictionaries as the paper does, and from where latents are active
 
 
@@ -81,11 +82,12 @@ def read_stage(run: EmergenceRun) -> None:
     scored = Scored(*(split_of(run, use) for use in ("validation", "test")))
     jobs = [(stream, k) for stream in run.streams() for k in run.recipe.k]
     film: dict[str, Tensor] = {}
+    objects = objects_of(run, run.numbers("dictionary"))  # read once: every reading learns from them
     for done, (stream, k) in enumerate(jobs):
         run.report.update(done, len(jobs) + 2, f"{stream}, k = {k}")
-        read_stream(run, stream, k, scored, film)
+        read_stream(run, stream, k, scored, film, objects)
     run.report.update(len(jobs), len(jobs) + 2, "baselines")
-    add_baselines(run, scored)
+    add_baselines(run, scored, objects)
     add_attention(run, scored)
     test = scored.test
     with atomic(folder / "iou.safetensors") as temporary:
@@ -117,7 +119,9 @@ def things(run: EmergenceRun, dictionary: ConceptDictionary) -> ConceptDictionar
     return dictionary.only((*run.world.kinds, *run.world.backgrounds))
 
 
-def read_stream(run: EmergenceRun, stream: str, k: int, scored: Scored, film: dict[str, Tensor]) -> None:
+def read_stream(
+    run: EmergenceRun, stream: str, k: int, scored: Scored, film: dict[str, Tensor], objects: Objects
+) -> None:
     """Read one SAE's codes of every timestep that it has seen."""
     sae, store, site = run.sae(stream, k), run.store(stream), run.streams()[stream].site
     tokens = {use: by_stamp(store, split.numbers) for use, split in splits(scored)}
@@ -127,7 +131,7 @@ def read_stream(run: EmergenceRun, stream: str, k: int, scored: Scored, film: di
         name = f"{stream}.k{k}" if stage != "all" else f"{stream}.k{k}.t{t}"
         readers: dict[str, Reader] = {
             "sae": ConceptReader(things(run, run.dictionary(name)), run.words),
-            "evidence": evidence(run, sae, sae.config.d_sae, learned[t], t, run.model.site(site).grid),
+            "evidence": evidence_of(sae, learned[t], t, run.model.site(site).grid, run.world.kinds, objects),
         }
         seen = {use: whole(sae, tokens[use][t], t) for use, _ in splits(scored)}
         for kind, reader in readers.items():
@@ -135,14 +139,6 @@ def read_stream(run: EmergenceRun, stream: str, k: int, scored: Scored, film: di
             own = name if kind == "sae" else f"{kind}.{name}"
             scored.add(own, scores, site=site, stage=stage, half=half, k=k, t=t, kind=kind)
             film[own] = scores["test"].half()
-
-
-def evidence(run: EmergenceRun, coder: Coder, latents: int, tokens: Tensor, t: int, grid: tuple[int, int]) -> Evidence:
-    """What every latent's activity says of every kind, from the images of the dictionaries."""
-    found, objects = Evidence(latents, grid, run.world.kinds), objects_of(run, run.numbers("dictionary"))
-    for rows, code in codes(coder, tokens, t):
-        found.add(code, objects[rows])
-    return found
 
 
 def best_series(readings: Mapping[str, Mapping[str, Any]], stages: Collection[str]) -> tuple[str, str, int]:
@@ -177,7 +173,7 @@ def whole(coder: Any, tokens: Tensor, t: int) -> SparseCode:
     return SparseCode(torch.cat([p.indices for p in parts]), torch.cat([p.values for p in parts]), torch.cat(offsets))
 
 
-def add_baselines(run: EmergenceRun, scored: Scored) -> None:
+def add_baselines(run: EmergenceRun, scored: Scored, objects: Objects) -> None:
     """Chance, the mean map of each noun, and PCA in place of the SAE, stage by stage."""
     test = scored.test.targets
     for kind in ("pixels", "shifted"):
@@ -187,12 +183,12 @@ def add_baselines(run: EmergenceRun, scored: Scored) -> None:
         scored.figures[f"chance.{kind}"] = {"kind": "chance", **mean_iou(rows, images).to_dict()}
     for grid in {run.model.site(site).grid for site in run.recipe.sites}:
         mean = MeanMap(grid)
-        mean.add(objects_of(run, run.numbers("dictionary")))
+        mean.add(objects)
         scores = {use: to_one(mean.scores(split.targets)) for use, split in splits(scored)}
         scored.add(f"mean_map.{grid[0]}x{grid[1]}", scores, kind="mean map")
     for stream in run.streams():
         if stream.endswith(".cond") and not stream.endswith(".all.cond"):
-            add_pca(run, stream, run.recipe.k[0], scored)
+            add_pca(run, stream, run.recipe.k[0], scored, objects)
 
 
 def to_one(maps: Tensor) -> Tensor:
@@ -200,18 +196,18 @@ def to_one(maps: Tensor) -> Tensor:
     return maps / maps.amax((1, 2), keepdim=True).clamp_min(1e-12)
 
 
-def add_pca(run: EmergenceRun, stream: str, k: int, scored: Scored) -> None:
+def add_pca(run: EmergenceRun, stream: str, k: int, scored: Scored, objects: Objects) -> None:
     """PCA's codes through a dictionary of their own, as an SAE's."""
     store, site = run.store(stream), run.streams()[stream].site
     (t,) = run.streams()[stream].stamps(run.model)
     train = by_stamp(store, run.numbers("train")[:256])[t]
     coder = PcaCoder.fit([train], train.shape[-1], k)
-    made = make(run, stream, coder, by_stamp(store, run.numbers("dictionary")), objects_of(run, run.numbers("dictionary")),
-                run.numbers("dictionary"))  # fmt: skip
-    grid, learned = run.model.site(site).grid, by_stamp(store, run.numbers("dictionary"))[t]
+    learned = by_stamp(store, run.numbers("dictionary"))
+    made = make(run, stream, coder, learned, objects, run.numbers("dictionary"))
+    grid = run.model.site(site).grid
     readers: dict[str, Reader] = {
         "pca": ConceptReader(things(run, made), run.words),
-        "evidence.pca": evidence(run, coder, coder.latents, learned, t, grid),
+        "evidence.pca": evidence_of(coder, learned[t], t, grid, run.world.kinds, objects),
     }
     stage = stream.rsplit(".", 2)[1]
     for kind, reader in readers.items():

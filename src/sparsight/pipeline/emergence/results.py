@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsight.files import atomic, write_json
 from sparsight.pipeline.emergence.calibrate import CHOSEN
 from sparsight.pipeline.emergence.edits import METHODS
 from sparsight.pipeline.emergence.evaluate import pooled_metrics
 from sparsight.pipeline.emergence.reading import READ
 from sparsight.pipeline.emergence.recipe import STAGES
-from sparsight.pipeline.markdown import interval, plain, table
+from sparsight.pipeline.markdown import interval, plain, table, write_tables
 
 if TYPE_CHECKING:
     from sparsight.pipeline.emergence.run import EmergenceRun
@@ -24,9 +23,7 @@ READ_BY = {"sae": "words", "evidence": "evidence"}
 def write_results(runs: Sequence[EmergenceRun], out: Path, command: str) -> dict[str, Any]:
     """Write `out`.json and `out`.tables.md (tables only; the page around them is written by people)."""
     metrics = {**pooled_metrics(runs), "command": command}
-    write_json(out.with_suffix(".json"), metrics)
-    with atomic(out.with_suffix(".tables.md")) as temporary:
-        temporary.write_text(tables(metrics), "utf-8")
+    write_tables(out, metrics, tables(metrics))
     return metrics
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sparsight.concepts import ConceptDictionary, Evidence, match_by_labels
 from sparsight.errors import SparsightError
-from sparsight.pipeline.emergence.dictionaries import codes, objects_of
+from sparsight.pipeline.emergence.dictionaries import evidence_of, objects_of
 from sparsight.pipeline.emergence.reading import things
 from sparsight.pipeline.emergence.recipe import EditConfig
 from sparsight.pipeline.emergence.run import stream_name
@@ -65,17 +65,19 @@ def best_of(dictionary: ConceptDictionary, style: str, config: EditConfig) -> li
 
 
 def dictionary_of(run: EmergenceRun, config: EditConfig, stage: str) -> ConceptDictionary:
-    """The dictionary that edits of a stage are found in."""
-    return run.dictionary(f"{stream_name(config.site, stage, 'cond')}.k{config.k}")
+    """The dictionary that edits of a stage are found in. Raises `SparsightError` where the run has not made it."""
+    name = f"{stream_name(config.site, stage, 'cond')}.k{config.k}"
+    if not (run.folder / "dictionaries" / name / "dictionary.json").exists():
+        raise SparsightError(
+            f"{run.folder} has no concept dictionary {name} yet: go on with `sparsight run` until its stage dictionary"
+        )
+    return run.dictionary(name)
 
 
 @lru_cache(maxsize=8)
 def evidence_at(run: EmergenceRun, site: str, stage: str, k: int) -> Evidence:
     """What latents say of every label at a stage, from the images of the dictionaries; kept, for it reads them all."""
     stream, numbers = stream_name(site, stage, "cond"), run.numbers("dictionary")
-    sae, objects = run.sae(stream, k), objects_of(run, numbers)
-    found = Evidence(sae.config.d_sae, run.model.site(site).grid, run.dictionary(f"{stream}.k{k}").labels)
     ((t, tokens),) = by_stamp(run.store(stream), numbers).items()
-    for rows, code in codes(sae, tokens, t):
-        found.add(code, objects[rows])
-    return found
+    grid, labels = run.model.site(site).grid, run.dictionary(f"{stream}.k{k}").labels
+    return evidence_of(run.sae(stream, k), tokens, t, grid, labels, objects_of(run, numbers))
