@@ -91,6 +91,17 @@ def test_boundary_diffusion_moves_state_and_tokens_once_and_denoises(form):
     torch.testing.assert_close(found, x.clamp(-1, 1))
 
 
+@pytest.mark.parametrize("space", ["x_t", "site"])
+def test_one_space_of_the_two_may_be_left_out(space):
+    data = small_data()
+    editor = fit(method("boundary_diffusion", spaces=(space,)), BRIGHT, data)
+    x = noise()
+    assert bool(editor.interventions(0.3)) == (space == "site")
+    assert torch.equal(editor.move(data.model, x, editor.t, 0.3), x) == (space == "site")
+    with pytest.raises(SparsightError, match="space of BoundaryDiffusion"):
+        method("boundary_diffusion", spaces=())
+
+
 def test_a_run_that_leaves_out_the_timestep_is_refused():
     data = small_data()
     editor = fit(method("boundary_diffusion"), BRIGHT, data)

@@ -25,6 +25,7 @@ from sparsight.diffusion.sites import Intervention, Step
 from sparsight.errors import SparsightError, unknown
 
 FORMS = ("relative", "as_released")
+SPACES = ("x_t", "site")
 
 
 class Boundary(NamedTuple):
@@ -41,6 +42,7 @@ class BoundaryDiffusion(Method):
     `form` "relative" moves by d (the paper's equation); "as_released" moves the projection on the normal to d,
     x + (d - <x, n>) n, so that weak strengths are not weak edits. The released code leaves n_h without unit length in one
     of its two paths; here both are unit. It fits at t = 500 and denoises with eta 1: give the loop an eta for that.
+    `spaces` leaves one of the two out, for ablations.
     """
 
     name = "boundary_diffusion"
@@ -51,10 +53,14 @@ class BoundaryDiffusion(Method):
     t: int = 500
     form: str = "relative"
     held_out: float = 0.25
+    spaces: tuple[str, ...] = SPACES
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise unknown("form of BoundaryDiffusion", self.form, FORMS)
+        for space in self.spaces or ("none",):
+            if space not in SPACES:
+                raise unknown("space of BoundaryDiffusion", space, SPACES)
 
     def fit(self, concept: Concept, data: FitData) -> Editor:
         """Two SVMs at the run's timestep next to `t`, on the store's states next to that."""
@@ -65,7 +71,7 @@ class BoundaryDiffusion(Method):
             boundary(rows[name], labels, held_out=self.held_out, seed=data.seed) for name in ("x_t", "tokens")
         )
         unit = float(rows["tokens"].flatten(1).norm(dim=1).mean())
-        return BoundaryEditor(data.site, t, state, tokens, unit, self.form)
+        return BoundaryEditor(data.site, t, state, tokens, unit, self.form, self.spaces)
 
 
 def boundary(points: Tensor, labels: Tensor, *, held_out: float = 0.25, seed: int = 0) -> Boundary:
@@ -110,6 +116,7 @@ class BoundaryEditor(Editor):
     tokens: Boundary
     distance: float
     form: str = "relative"
+    spaces: tuple[str, ...] = SPACES
     unit = "a distance of the mean norm of the whole map of tokens, in x_t and in the site"
 
     def context(self, model: DiffusionModel, strength: float, plan: Plan) -> AbstractContextManager[object]:
@@ -119,13 +126,15 @@ class BoundaryEditor(Editor):
 
     def interventions(self, strength: float) -> Sequence[Intervention]:
         """The push of the tokens."""
+        if "site" not in self.spaces:
+            return ()
         return (_Push(self.site, self.t, self.tokens.normal, strength * self.distance, self.form),)
 
     def move(
         self, model: DiffusionModel, x_t: Tensor, t: int, strength: float, conditioning: Conditioning | None = None
     ) -> Tensor:
         """The push of the state."""
-        if strength == 0 or t != self.t:
+        if strength == 0 or t != self.t or "x_t" not in self.spaces:
             return x_t
         return across(x_t, self.state.normal, strength * self.distance, self.form)
 

@@ -13,7 +13,9 @@ from sparsight.images import read_sheet
 from sparsight.metrics import editing_precision
 from sparsight.pipeline.compare import edit, stages
 from sparsight.pipeline.compare.cells import plan, record
+from sparsight.pipeline.compare.faces import Group, invert_group
 from sparsight.pipeline.results import results_of
+from sparsight.pipeline.run import run_of
 from sparsight.report import write_report
 
 CASL = ["data.train=16", "data.held_out=40", "harvest.steps=6", "harvest.batch_size=8", "sae.steps=30", "sae.expansion=4",
@@ -186,6 +188,19 @@ def test_a_recipe_that_cannot_be_is_named_and_writes_nothing(tmp_path, wrong, sa
     with pytest.raises(SparsightError, match=re.escape(said)):
         run_recipe(load_recipe("demo-compare", [*SMALL, wrong]), tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_methods_can_be_chosen_on_validation_faces_that_no_search_has_seen(tmp_path, run):
+    choosing = run_of(load_recipe("demo-compare", [*SMALL, "curves_on=validation", "seeds=[0, 1]"]), tmp_path)
+    choosing.subject.first.world, choosing.subject.first.model = run.subject.first.world, run.subject.first.model
+    seen = []
+    for seed in (0, 1):
+        invert_group(choosing, Group(seed, "Beard"))
+        for use in ("validation", "test"):
+            facts = json.loads((tmp_path / f"images/seed{seed}/Beard/{use}/images.json").read_text())
+            seen += facts["numbers"]
+    assert len(set(seen)) == len(seen) == 12
+    assert set(seen) == set(run.subject.eligible("validation", ["Beard"], 12))
 
 
 def test_no_name_asks_every_method():

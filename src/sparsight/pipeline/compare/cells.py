@@ -83,7 +83,8 @@ def cell_key(run: CompareRun, cell: Cell) -> str:
         own = (recipe.two.test, recipe.two.level)
     return digest([
         run.subject.key(cell.seed), recipe.seeds.index(cell.seed), cell.kind, cell.concept,
-        recipe.entry_options(cell.method), recipe.levels, recipe.tolerance, recipe.validation, recipe.test, recipe.judge, own,
+        recipe.entry_options(cell.method), recipe.levels, recipe.tolerance, recipe.validation, recipe.test, recipe.judge,
+        recipe.curves_on, own,
     ])  # fmt: skip
 
 

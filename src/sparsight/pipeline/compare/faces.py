@@ -77,21 +77,21 @@ def group_key(run: CompareRun, group: Group) -> str:
     """A digest of what the images rest on."""
     subject, place = run.subject, run.recipe.seeds.index(group.seed)
     return digest([subject.model.fingerprint(), subject.loop.steps, subject.refine, run.recipe.precision, place,
-                   group.concept, counts(run, group)])  # fmt: skip
+                   group.concept, counts(run, group), run.recipe.curves_on])  # fmt: skip
 
 
 @torch.no_grad()
 def _invert_split(run: CompareRun, group: Group, split: str, count: int) -> None:
-    subject, place = run.subject, run.recipe.seeds.index(group.seed)
-    concepts = group.concept.split("+")
-    attributes = [str(subject.concepts[name].attribute) for name in concepts]
-    numbers = subject.eligible(split, attributes, count * (place + 1))[count * place :]  # each seed has its own faces
-    pictures, loop = subject.images(split, numbers), Loop(steps=subject.loop.steps, refine=subject.refine)
+    subject = run.subject
+    attributes = [str(subject.concepts[name].attribute) for name in group.concept.split("+")]
+    source, skipped = _place(run, group.seed, split, count)
+    numbers = subject.eligible(source, attributes, skipped + count)[skipped:]
+    pictures, loop = subject.images(source, numbers), Loop(steps=subject.loop.steps, refine=subject.refine)
     noise = torch.cat([invert(subject.model, subject.model.encode(p), loop) for p in pictures.split(BATCH)])
     original = edited(run, Unedited(), 0.0, noise)
     folder = run.folder / group.path / split
     write_sheet(folder / "original.png", original)
-    truth = subject.truth(split, numbers, attributes[0]) if len(attributes) == 1 else None
+    truth = subject.truth(source, numbers, attributes[0]) if len(attributes) == 1 else None
     if truth is not None:
         write_sheet(folder / "counterfactual.png", truth)
     with atomic(folder / "noise.safetensors") as temporary:
@@ -105,6 +105,14 @@ def _invert_split(run: CompareRun, group: Group, split: str, count: int) -> None
         "truth_distance": None if truth is None else float(subject.perceptual(original, truth).mean()),
         "psnr": psnr(pictures, original).tolist(), "agreement": agree,
     })  # fmt: skip
+
+
+def _place(run: CompareRun, seed: int, split: str, count: int) -> tuple[str, int]:
+    """The world's split that images come from, and how many of it are others': each seed has its own faces."""
+    recipe, before = run.recipe, count * run.recipe.seeds.index(seed)
+    if split == "test" and recipe.curves_on == "validation":
+        return "validation", recipe.validation * len(recipe.seeds) + before
+    return split, before
 
 
 @torch.no_grad()

@@ -50,6 +50,7 @@ class CompareRecipe(Recipe):
     `variants` adds methods under other names: {NAME: {method: METHOD, option: value}}. `levels` are the perceptual distances
     at which all are compared, found for each on `validation` images to within the share `tolerance`. `judge` is the
     classifier that fills the main figures; all of the world's are used. `workers` processes share the cells.
+    `curves_on` "validation" draws the figures on other validation images than the search's: for choosing between methods.
     """
 
     experiment: str = "compare"
@@ -64,6 +65,7 @@ class CompareRecipe(Recipe):
     validation: int = 12
     test: int = 64
     judge: str = "resnet"
+    curves_on: str = "test"
     workers: int = 1
     casl: CaslConfig = field(default_factory=CaslConfig)
     few: FewConfig = field(default_factory=FewConfig)
@@ -73,6 +75,8 @@ class CompareRecipe(Recipe):
         super().__post_init__()
         if self.seed:
             raise SparsightError(f"a comparison has `seeds`, a list, and no seed of its own: write seeds=[{self.seed}]")
+        if self.curves_on not in ("test", "validation"):
+            raise unknown("images for the curves", self.curves_on, ("test", "validation"))
         for what, least in (("seeds", len(self.seeds)), ("concepts", len(self.concepts)), ("levels", len(self.levels)),
                             ("validation", self.validation), ("test", self.test), ("workers", self.workers)):  # fmt: skip
             if least < 1:

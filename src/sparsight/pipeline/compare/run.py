@@ -24,7 +24,7 @@ class CompareRun(Run):
 
     READS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "prepare": ("world", "seeds", "precision", "concepts", "casl"),
-        "invert": ("test", "validation", "two"),
+        "invert": ("test", "validation", "two", "curves_on"),
         "edit": ("methods", "options", "variants", "levels", "tolerance", "judge", "few"),
         "evaluate": (),
         "report": ("name",),
