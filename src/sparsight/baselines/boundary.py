@@ -56,6 +56,10 @@ class BoundaryDiffusion(Method):
         if self.form not in FORMS:
             raise unknown("form of BoundaryDiffusion", self.form, FORMS)
 
+    def refusal(self, data: FitData) -> str | None:
+        """One of its boundaries is between states."""
+        return "it needs the states x_t, which stores of prompts do not keep" if data.model.takes_prompts else None
+
     def fit(self, concept: Concept, data: FitData) -> Editor:
         """Two SVMs at the run's timestep next to `t`, on the store's states next to that."""
         t = step_next_to(data, self.t)
