@@ -152,7 +152,7 @@ class ScenesSubject(DrawnScenes):
     def check(self) -> None:
         """Raise `SparsightError` where a run that shall serve is not there, not finished, or not of this world."""
         for seed, run in self.runs.items():
-            run.world.require()
+            run.check()
             if self.run.recipe.emergence.runs and not self.prepared(seed):
                 raise SparsightError(
                     f"{run.folder} cannot serve: its stages up to dictionary are not done for its recipe"
