@@ -101,7 +101,7 @@ def test_styles_and_layouts_are_ranked_apart(metrics):
         ours["auc"]["value"] - other["auc"]["value"]
     )
     assert (
-        other["model_calls"]["each"] == 2 * ours["model_calls"]["each"] == 2 * 2 * 4
+        other["model_calls"]["each"] == 2 * ours["model_calls"]["each"] == 2 * 2 * 5
     )  # two paths, two halves, 5 steps
 
 

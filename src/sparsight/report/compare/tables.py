@@ -32,13 +32,14 @@ def ranking(metrics: Mapping[str, Any]) -> dict[str, Any]:
         key: mark_best([read_number(metrics, "methods", n, own[key], unit=unit) for n in order], better)
         for key, _, unit, better in RANKING
     }
+    shown = [one for one in RANKING if any(n.value is not None for n in columns[one[0]])]
     rows = [
-        {"name": n, "title": str(dig(methods, n, "title") or n), "cells": [columns[key][i] for key, *_ in RANKING],
+        {"name": n, "title": str(dig(methods, n, "title") or n), "cells": [columns[key][i] for key, *_ in shown],
          "notes": _notes(mapping(methods[n]), listing(dig(metrics, "recipe", "levels")))}
         for i, n in enumerate(order)
     ]  # fmt: skip
     return {
-        "columns": [(label or f"{short(ours_of(metrics))} minus it", better) for _, label, _, better in RANKING],
+        "columns": [(label or f"{short(ours_of(metrics))} minus it", better) for _, label, _, better in shown],
         "rows": rows,
     }
 
