@@ -48,7 +48,8 @@ def run(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="A recipe by name (avatars, scenes, compare-avatars, demo, demo-scenes, demo-compare) or a YAML file."
+            help="A recipe by name (avatars, scenes, compare-avatars, compare-scenes, demo, demo-scenes, demo-compare) or a "
+            "YAML file."
         ),
     ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder. Default: runs/RECIPE.")] = None,

@@ -259,3 +259,13 @@ def test_a_safety_checker_is_not_read_and_another_family_is_refused_before_its_w
         SparsightError, match=r"family StableDiffusionXLPipeline is not supported .*StableDiffusionPipe"
     ):
         DiffusionModel.load(tmp_path)
+
+
+def test_a_part_of_the_prompts_is_what_these_states_are_told():
+    model = tiny_text_model()
+    whole = model.encode_prompts(["a cat", "a dog", "dog on a cat"], guidance=3.0)
+    part, alone = whole.part(slice(1, 3)), model.encode_prompts(["a dog", "dog on a cat"], guidance=3.0)
+    assert part.prompts == alone.prompts and part.guidance == 3.0 and len(part) == 2
+    torch.testing.assert_close(part.rows(2), alone.rows(2))
+    one = model.encode_prompts("a cat", guidance=1.0)
+    assert one.part(slice(5, 9)) is one  # one prompt serves any number of states

@@ -62,6 +62,10 @@ class BoundaryDiffusion(Method):
             if space not in SPACES:
                 raise unknown("space of BoundaryDiffusion", space, SPACES)
 
+    def refusal(self, data: FitData) -> str | None:
+        """One of its boundaries is between states."""
+        return "it needs the states x_t, which stores of prompts do not keep" if data.model.takes_prompts else None
+
     def fit(self, concept: Concept, data: FitData) -> Editor:
         """Two SVMs at the run's timestep next to `t`, on the store's states next to that."""
         t = step_next_to(data, self.t)

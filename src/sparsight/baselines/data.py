@@ -112,6 +112,10 @@ class FitData:
         """CASL's alignment of the concept; the source is a function of (concept, basis)."""
         return self.source(needs.ALIGNMENTS)(concept, basis)
 
+    def latents(self, concept: Concept, by: str, count: int) -> tuple[int, ...]:
+        """The `count` latents that best stand for the concept, found as `by` says; the source is a function of all three."""
+        return self.source(needs.LATENTS)(concept, by, count)
+
     def pairs(self, concept: Concept) -> tuple[Tensor, Tensor]:
         """Images (n, 3, H, W) before and after the edit; the source is a function of the concept."""
         return self.source(needs.PAIRS)(concept)

@@ -27,7 +27,7 @@ Box = tuple[int, int, int, int]  # top, left, height, width in latents
 
 @dataclass(frozen=True)
 class DetectAndReplace(Method):
-    """Moves what the concept's source text names (or `word`) to the middle of the quadrant `to`.
+    """Moves what the concept's object or source text names (or `word`) to the middle of the quadrant `to`: "concept" is its own.
 
     1. The unedited image is sampled, and the source of masks says where the object is. 2. Its box is brought to the
     latents' grid, every cell that it touches included. 3. At the step nearest to the strength's share of the run, the
@@ -47,12 +47,22 @@ class DetectAndReplace(Method):
     word: str = ""
 
     def __post_init__(self) -> None:
-        if self.to not in QUADRANTS:
-            raise unknown("quadrant", self.to, QUADRANTS)
+        if self.to not in (*QUADRANTS, "concept"):
+            raise unknown("quadrant", self.to, (*QUADRANTS, "concept"))
+
+    def unfit(self, concept: Concept) -> str | None:
+        """It moves objects to places."""
+        return (
+            "it moves an object to a place, and this concept has none"
+            if self.to == "concept" and not concept.place
+            else None
+        )
 
     def fit(self, concept: Concept, data: FitData) -> Editor:
         """Nothing is learned."""
-        return ReplaceEditor(area_of("masks", self.word, concept, data), self.to)
+        return ReplaceEditor(
+            area_of("masks", self.word, concept, data), str(concept.place) if self.to == "concept" else self.to
+        )
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,8 +10,11 @@ from torch import Tensor
 
 from sparsight.baselines.data import FitData
 from sparsight.concepts.concept import Concept
-from sparsight.errors import SparsightError
+from sparsight.errors import SparsightError, unknown
 from sparsight.steering.concept_checks import require_latents
+
+WAYS = ("labels", "entries", "evidence")
+"""How latents are found: by labelled images, or by the source of latents: by dictionary entries, or by evidence."""
 
 
 class Features(NamedTuple):
@@ -25,13 +29,22 @@ class _Tally(NamedTuple):
     active: Tensor  # (d_sae,): tokens in which a latent fires
 
 
-def features(data: FitData, concept: Concept, latents: tuple[int, ...], count: int) -> Features:
-    """`latents` as they are, or the `count` best by share difference on labelled images of the window.
+def require_way(by: str) -> None:
+    """Raise `SparsightError` for a way to find latents that is none of `WAYS`."""
+    if by not in WAYS:
+        raise unknown("way to find latents", by, WAYS)
+
+
+def features(data: FitData, concept: Concept, latents: Sequence[int], count: int, by: str = "labels") -> Features:
+    """`latents` as they are; or the `count` best as the source of latents finds them; or, by "labels", the `count` best by
+    share difference on labelled images of the window: for a concept of layout, images with its object and without.
 
     A latent's score is its share of all activation with the concept minus that without, as in RIEBench (Surkov et al.)
     and SAeUron, pooled over the window. Raises `SparsightError` for latents that do not exist or never fire.
     """
-    tally = _tally(data, None if latents else _with(data.labels(concept)))
+    if not latents and by != "labels":
+        latents = data.latents(concept, by, count)
+    tally = _tally(data, None if latents else _with(data.labels(concept.thing or concept)))
     chosen = require_latents(data.sae, latents) if latents else _best(tally, count)
     active = tally.active[list(chosen)]
     if bool((active == 0).any()):

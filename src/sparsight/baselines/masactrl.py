@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sparsight.baselines.data import FitData
 from sparsight.baselines.method import TEXT_TO_IMAGE, Editor, Method, Plan
-from sparsight.baselines.retelling import mentions, words_of
+from sparsight.baselines.retelling import mentions, wordless, words_of
 from sparsight.baselines.two_paths import FREE, PathControl, TwoPathEditor, WordMaps
 from sparsight.concepts.concept import Concept
 from sparsight.diffusion.attention_control import Layer, grid_of
@@ -45,6 +45,10 @@ class MasaCtrl(Method):
     def __post_init__(self) -> None:
         if self.layer is not None and self.layer < 0:
             raise SparsightError(f"layer is {self.layer}, but layers are counted from 0")
+
+    def unfit(self, concept: Concept) -> str | None:
+        """Words must tell the concept."""
+        return wordless(concept)
 
     def fit(self, concept: Concept, data: FitData) -> Editor:
         """Nothing is learned."""

@@ -33,6 +33,7 @@ PERCEPTUAL = "perceptual"
 PROMPTS = "prompts"
 MASKS = "masks"
 GRADIENTS = "gradients"
+LATENTS = "latents"
 TEXT_TO_IMAGE = "text_to_image"
 
 NEEDS = {
@@ -46,6 +47,7 @@ NEEDS = {
     PERCEPTUAL: "a perceptual distance",
     PROMPTS: "prompts without and with the concept",
     MASKS: "a region of each image",
+    LATENTS: "latents that were found to stand for the concept",
     GRADIENTS: "gradients through the model",
     TEXT_TO_IMAGE: "a text-to-image model",
 }
@@ -117,4 +119,8 @@ class Method:
 
     def refusal(self, data: FitData) -> str | None:
         """Why the method cannot work on these data although it is given all it needs; None where it can."""
+        return None
+
+    def unfit(self, concept: Concept) -> str | None:
+        """Why the method cannot edit this concept although it works on the data; None where it can."""
         return None

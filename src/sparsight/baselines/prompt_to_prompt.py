@@ -14,7 +14,7 @@ import torch
 from sparsight.baselines.data import FitData
 from sparsight.baselines.injection import Blending, Injection
 from sparsight.baselines.method import TEXT_TO_IMAGE, Editor, Method, Plan
-from sparsight.baselines.retelling import aligned, mentions, token_ids, words_of
+from sparsight.baselines.retelling import aligned, mentions, token_ids, wordless, words_of
 from sparsight.baselines.two_paths import FREE, PathControl, TwoPathEditor, WordMaps
 from sparsight.concepts.concept import Concept
 from sparsight.diffusion.conditioning import Conditioning
@@ -55,6 +55,10 @@ class PromptToPrompt(Method):
             raise unknown("edit of a prompt", self.edit, EDITS)
         if not 0 <= self.self_share <= 1:
             raise SparsightError(f"self_share is {self.self_share}, but must lie between 0 and 1")
+
+    def unfit(self, concept: Concept) -> str | None:
+        """Words must tell the concept."""
+        return wordless(concept)
 
     def fit(self, concept: Concept, data: FitData) -> Editor:
         """Nothing is learned."""

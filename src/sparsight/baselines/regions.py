@@ -1,4 +1,6 @@
-"""Where a spatial method acts: everywhere, a quarter of the image, where a word is, or where an annotator sees it."""
+"""Where a spatial method acts: everywhere, a quarter of the image, where a word is, where an annotator sees it, or the
+place that the concept itself is about.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from sparsight.baselines.daam import daam_maps, word_mask
 from sparsight.baselines.data import FitData
-from sparsight.baselines.method import LABELS, MASKS, TEXT_TO_IMAGE, Plan
+from sparsight.baselines.method import LABELS, LATENTS, MASKS, TEXT_TO_IMAGE, Plan
 from sparsight.concepts.annotation import Annotator, united
 from sparsight.concepts.concept import Concept
 from sparsight.diffusion.model import DiffusionModel
@@ -19,7 +21,7 @@ from sparsight.errors import SparsightError, unknown
 from sparsight.metrics import QUADRANTS, quadrant_region
 from sparsight.steering import to_grid
 
-AREAS = ("everywhere", "word", "masks", *QUADRANTS)
+AREAS = ("everywhere", "concept", "word", "masks", *QUADRANTS)
 
 MaskOf = Callable[[Tensor, str, Sequence[str]], Tensor]
 """Masks (B, H, W) bool of a named thing in images (B, 3, H, W) in [-1, 1], given their prompts: the source "masks"."""
@@ -64,15 +66,27 @@ class Area:
 
 
 def area_of(name: str, word: str, concept: Concept, data: FitData) -> Area:
-    """The area for `concept`; the word looked for is `word`, or the concept's source text."""
+    """The area for `concept`; the word looked for is `word`, or the concept's object or source text.
+
+    The area "concept" is the concept's place, and everywhere for a concept without one, such as a style.
+    """
     masks = data.source(MASKS) if name == "masks" else None
-    return Area(name, word or concept.source, masks)
+    where = (concept.place or "everywhere") if name == "concept" else name
+    return Area(where, word or concept.thing or concept.source, masks)
 
 
-def needed(usual: frozenset[str], latents: Sequence[int], area: str) -> frozenset[str]:
-    """What an edit of latents on an area needs: labels only where no latents are given, masks or prompts for its area."""
+def placeless(area: str, concept: Concept) -> str | None:
+    """Why an edit on `area` cannot put anything into the concept's place; None where it can, or need not."""
+    if concept.place is None or area != "everywhere":
+        return None
+    return f"it acts everywhere alike, which puts nothing into one place such as the {concept.place}"
+
+
+def needed(usual: frozenset[str], latents: Sequence[int], area: str, by: str = "labels") -> frozenset[str]:
+    """What an edit of latents on an area needs: labels or found latents only where none are given, and what its area asks."""
     extra = {"masks": {MASKS}, "word": {TEXT_TO_IMAGE}}.get(area, set())
-    return (usual - {LABELS} if latents else usual) | extra
+    found = usual if by == "labels" else (usual - {LABELS}) | {LATENTS}
+    return (usual - {LABELS} if latents else found) | extra
 
 
 def masks_by(annotator: Annotator) -> MaskOf:

@@ -67,12 +67,16 @@ def method(name: str, **options: object) -> Method:
     return METHODS[name](**options)
 
 
-def applicable(chosen: Method, data: FitData) -> str | None:
-    """None where the method can work on these data, else why not, in words that follow "not applicable: "."""
+def applicable(chosen: Method, data: FitData, concept: Concept | None = None) -> str | None:
+    """None where the method can work on these data, else why not, in words that follow "not applicable: ".
+
+    With a concept: whether it can edit this one.
+    """
     missing = [NEEDS[need] for need in sorted(chosen.needs) if not data.has(need)]
     if missing:
         return f"it needs {' and '.join(missing)}"
-    return chosen.refusal(data)
+    why = chosen.refusal(data)
+    return chosen.unfit(concept) if why is None and concept is not None else why
 
 
 def fit(chosen: Method, concept: Concept, data: FitData) -> Editor:
@@ -80,7 +84,7 @@ def fit(chosen: Method, concept: Concept, data: FitData) -> Editor:
 
     Raises `SparsightError` where it is not applicable, saying why.
     """
-    why = applicable(chosen, data)
+    why = applicable(chosen, data, concept)
     if why is not None:
         raise SparsightError(f"{chosen.title} is not applicable: {why}")
     return chosen.fit(concept, data.only(chosen.needs))

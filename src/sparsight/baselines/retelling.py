@@ -22,6 +22,11 @@ def words_of(concept: Concept, strength: float) -> tuple[str, str]:
     return (concept.source, concept.target) if strength >= 0 else (concept.target, concept.source)
 
 
+def wordless(concept: Concept) -> str | None:
+    """Why an edit by words cannot bring the concept; None where its two texts differ."""
+    return "it edits by words, and no words tell this concept" if concept.source == concept.target else None
+
+
 def retell(prompt: str, before: str, after: str) -> str:
     """The prompt with the first mention of `before`, as whole words, changed to `after`; letter case aside.
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from sparsight.baselines.data import FitData
-from sparsight.baselines.features import Features, features
+from sparsight.baselines.features import Features, features, require_way
 from sparsight.baselines.method import LABELS, SAE, STORE, Editor, Method, Plan
-from sparsight.baselines.regions import AREAS, Area, area_of, needed
+from sparsight.baselines.regions import AREAS, Area, area_of, needed, placeless
 from sparsight.concepts.concept import Concept
 from sparsight.diffusion.model import DiffusionModel
 from sparsight.diffusion.sites import Intervention, Step, split_site
@@ -38,10 +38,12 @@ SCOPES = ("cond", "both", "opposed")
 class SurkovFeatures(Method):
     """Strength s = 1 is each feature's mean activation mu_c over the positions where it is active (the paper's slider unit).
 
-    `latents` are the features; where none are given, the `k` with the largest share difference on labelled images.
+    `latents` are the features; where none are given, the `k` with the largest share difference on labelled images, or
+    those that are found `by` dictionary "entries" or "evidence".
     `scope` is the half of guidance: "cond", "both" alike, or "opposed", which is the paper's default for SDXL base, plus
-    on the conditional half and minus on the other (add only). `area` is where: "everywhere", a quadrant, "word" (where
-    DAAM sees `word`, by default the concept's source text) or "masks" (where the source of masks sees it).
+    on the conditional half and minus on the other (add only). `area` is where: "everywhere", a quadrant, "concept" (its own
+    place), "word" (where DAAM sees `word`, by default the concept's source text) or "masks" (where the source of masks
+    sees it).
     """
 
     name = "surkov_features"
@@ -52,6 +54,7 @@ class SurkovFeatures(Method):
     form: str = "add"
     latents: tuple[int, ...] = ()
     k: int = 1
+    by: str = "labels"
     scope: str = "cond"
     area: str = "everywhere"
     word: str = ""
@@ -60,7 +63,8 @@ class SurkovFeatures(Method):
         for what, own, known in (("form", self.form, FORMS), ("scope", self.scope, SCOPES), ("area", self.area, AREAS)):
             if own not in known:
                 raise unknown(f"{what} of a feature edit", own, known)
-        object.__setattr__(self, "needs", needed(type(self).needs, self.latents, self.area))
+        require_way(self.by)
+        object.__setattr__(self, "needs", needed(type(self).needs, self.latents, self.area, self.by))
 
     def refusal(self, data: FitData) -> str | None:
         """Replacing is of updates, and two halves of guidance are those of a model with prompts."""
@@ -70,10 +74,14 @@ class SurkovFeatures(Method):
             return "the scope 'opposed' is a way to add"
         return "it needs a text-to-image model" if self.scope == "opposed" and not data.model.takes_prompts else None
 
+    def unfit(self, concept: Concept) -> str | None:
+        """What is painted everywhere goes to no place."""
+        return placeless(self.area, concept)
+
     def fit(self, concept: Concept, data: FitData) -> Editor:
         """The features and their mean activations."""
         require_site(data.sae, data.site)
-        found = features(data, concept, self.latents, self.k)
+        found = features(data, concept, self.latents, self.k, self.by)
         area = area_of(self.area, self.word, concept, data)
         return SurkovEditor(data.site, data.window, data.sae, found, self.form, self.scope, area)
 

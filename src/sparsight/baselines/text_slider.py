@@ -18,6 +18,7 @@ from sparsight.baselines.data import FitData
 from sparsight.baselines.jacobian import in_fp32
 from sparsight.baselines.lora import Lora, needs_peft
 from sparsight.baselines.method import GRADIENTS, TEXT_TO_IMAGE, Editor, Method, Plan
+from sparsight.baselines.retelling import wordless
 from sparsight.concepts.concept import Concept
 from sparsight.diffusion.conditioning import Conditioning
 from sparsight.diffusion.model import DiffusionModel
@@ -64,6 +65,10 @@ class TextSlider(Method):
     def refusal(self, data: FitData) -> str | None:
         """The LoRA's layers are those of peft."""
         return needs_peft()
+
+    def unfit(self, concept: Concept) -> str | None:
+        """Words must tell the concept."""
+        return wordless(concept)
 
     def texts(self, concept: Concept) -> list[tuple[str, str, str]]:
         """(neutral, positive, opposite) for each text to preserve."""

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from sparsight.baselines.data import FitData
-from sparsight.baselines.features import features
+from sparsight.baselines.features import features, require_way
 from sparsight.baselines.method import LABELS, SAE, STORE, Editor, Method, Plan
-from sparsight.baselines.regions import AREAS, Area, area_of, needed
+from sparsight.baselines.regions import AREAS, Area, area_of, needed, placeless
 from sparsight.baselines.units import SteeringEditor, in_units, untold
 from sparsight.concepts.concept import Concept
 from sparsight.diffusion.model import DiffusionModel
@@ -29,7 +29,8 @@ class TinazGlobal(Method):
     """A concept everywhere, in the shared unit of strength: + beta n_ij sum_c f_c at each position.
 
     `latents` are those whose dictionary entries name the concept, as in the paper; where none are given, the `k` with
-    the largest share difference on labelled images. The paper's betas (8 to 10) are for its own SAEs of SD 1.4.
+    the largest share difference on labelled images, or those that are found `by` dictionary "entries" or by "evidence".
+    The paper's betas (8 to 10) are for its own SAEs of SD 1.4.
     """
 
     name = "tinaz_global"
@@ -39,21 +40,27 @@ class TinazGlobal(Method):
 
     latents: tuple[int, ...] = ()
     k: int = 1
+    by: str = "labels"
     normaliser: str = "norm"
     scope: str = "cond"
 
     def __post_init__(self) -> None:
         if self.normaliser not in NORMALISERS:
             raise unknown("normaliser", self.normaliser, NORMALISERS)
-        object.__setattr__(self, "needs", needed(type(self).needs, self.latents, "everywhere"))
+        require_way(self.by)
+        object.__setattr__(self, "needs", needed(type(self).needs, self.latents, "everywhere", self.by))
 
     def refusal(self, data: FitData) -> str | None:
         """The unit of strength is measured without telling the SAE the timestep."""
         return untold(data)
 
+    def unfit(self, concept: Concept) -> str | None:
+        """What is pushed everywhere goes to no place."""
+        return placeless("everywhere", concept)
+
     def everywhere(self, concept: Concept, data: FitData) -> SteeringEditor:
         """The global edit in the shared unit."""
-        chosen = features(data, concept, self.latents, self.k).latents
+        chosen = features(data, concept, self.latents, self.k, self.by).latents
         edit = global_edit(
             data.sae, chosen, site=data.site, beta=1.0, normaliser=self.normaliser, scope=self.scope, window=data.window
         )
@@ -84,7 +91,11 @@ class TinazSpatial(TinazGlobal):
         super().__post_init__()
         if self.area not in AREAS:
             raise unknown("area", self.area, AREAS)
-        object.__setattr__(self, "needs", needed(type(self).needs, self.latents, self.area))
+        object.__setattr__(self, "needs", needed(type(self).needs, self.latents, self.area, self.by))
+
+    def unfit(self, concept: Concept) -> str | None:
+        """As for all edits on an area."""
+        return placeless(self.area, concept)
 
     def fit(self, concept: Concept, data: FitData) -> Editor:
         """The latents, the unit of beta and the area."""

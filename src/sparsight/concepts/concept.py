@@ -13,12 +13,16 @@ class Concept:
     """`source` is the text without the concept, `target` with it; `attribute` names the label that judges it, if any.
 
     The CASL paper's one known pair is ("person", "person with beards").
+
+    A concept of layout is an object, `thing`, in a quadrant, `place`. Where words cannot say so, both texts are the thing's.
     """
 
     name: str
     source: str
     target: str
     attribute: str | None = None
+    thing: str | None = None
+    place: str | None = None
 
 
 def choose(names: Iterable[str], known: Mapping[str, Concept]) -> list[Concept]:

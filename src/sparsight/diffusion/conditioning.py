@@ -6,7 +6,7 @@ import math
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,13 @@ class Conditioning:
 
     def __len__(self) -> int:
         return len(self.text)
+
+    def part(self, rows: slice) -> Conditioning:
+        """The prompts of these states; one prompt that serves all states stays."""
+        if len(self) == 1:
+            return self
+        negative = None if self.negative is None else self.negative[rows]
+        return replace(self, prompts=self.prompts[rows], text=self.text[rows], negative=negative)
 
     def rows(self, count: int) -> Tensor:
         """What the denoiser reads for `count` states: (count, L, D), or (2 count, L, D) with the negative half first.

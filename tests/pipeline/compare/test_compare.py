@@ -13,7 +13,7 @@ from sparsight.images import read_sheet
 from sparsight.metrics import editing_precision
 from sparsight.pipeline.compare import edit, stages
 from sparsight.pipeline.compare.cells import plan, record
-from sparsight.pipeline.compare.faces import Group, invert_group
+from sparsight.pipeline.compare.images import Group, invert_group
 from sparsight.pipeline.results import results_of
 from sparsight.pipeline.run import run_of
 from sparsight.report import write_report

@@ -54,3 +54,19 @@ def test_what_never_changes_anything_has_no_strength():
 def test_a_wave_on_the_way_does_not_lead_astray():
     matches = match_levels(lambda s: s * (1 + 0.4 * math.sin(40 * s)), LEVELS, 0.01, most=40)
     assert all(m.distance == pytest.approx(m.level, rel=0.1) for m in matches)
+
+
+def test_an_edit_that_cannot_be_weak_is_at_its_weakest_and_costs_few_trials():
+    trials = []
+    matches = match_levels(lambda s: trials.append(s) or 0.3 + 0.7 * min(s, 1.0), LEVELS, 0.2, tolerance=0.05)
+    assert [m.reached for m in matches] == [True] * 4 and len(trials) <= 14
+    assert all(m.distance < 0.35 for m in matches[:2])  # the levels 0.1 and 0.2, which it cannot come down to
+    assert matches[3].distance == pytest.approx(0.8, rel=0.05)
+
+
+def test_strengths_that_go_by_steps_are_not_searched_for_ever():
+    trials = []
+    matches = match_levels(
+        lambda s: trials.append(s) or round(4 * min(s, 1.0)) / 4, (0.1, 0.4, 0.8), 0.2, tolerance=0.02
+    )
+    assert len(trials) < 24 and {round(m.distance, 2) for m in matches} <= {0.0, 0.25, 0.5, 0.75, 1.0}

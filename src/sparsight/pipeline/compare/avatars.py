@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sparsight.baselines.data import FitData
 from sparsight.concepts.concept import Concept
+from sparsight.diffusion.conditioning import Conditioning
 from sparsight.diffusion.model import DiffusionModel
 from sparsight.diffusion.sampling import Loop
 from sparsight.errors import SparsightError
@@ -87,6 +88,18 @@ class AvatarsSubject:
         return found
 
     @property
+    def shown(self) -> Sequence[str]:
+        """All of them."""
+        return self.attributes
+
+    @property
+    def kinds(self) -> Mapping[str, Sequence[str]]:
+        """One kind."""
+        return {"faces": self.run.concepts}
+
+    words: Mapping[str, str] = {"images": "faces", "valid": "valid faces", "whole": "the true change", "inversion": ""}
+
+    @property
     def concepts(self) -> Mapping[str, Concept]:
         """Concepts by name."""
         found: Mapping[str, Concept] = self.world.concepts
@@ -127,6 +140,9 @@ class AvatarsSubject:
             self._keys[seed] = digest([casl.key("train"), plain["align"], steer])
         return self._keys[seed]
 
+    def check(self) -> None:
+        """Nothing beyond what every comparison checks."""
+
     def prepare(self, seed: int) -> None:
         """Harvest, train and align, as far as that is not done."""
         casl = self.casl(seed)
@@ -150,8 +166,11 @@ class AvatarsSubject:
         casl = self.casl(seed)
         return len(casl.train_numbers) + len(casl.held_out_numbers)
 
-    def data(self, seed: int, images: int = 0) -> FitData:
-        """What methods learn from: the seed's training images, or the first `images` of its store where that is given."""
+    def data(self, seed: int, concept: str, images: int = 0) -> FitData:
+        """What methods learn from, the same for all concepts: the seed's training images.
+
+        With `images` the first so many of its store.
+        """
         if (seed, images) not in self._data:
             self._data = {key: kept for key, kept in self._data.items() if not key[1]}  # few-shot data are used once
             self._data[seed, images] = fit_data(self, self.casl(seed), images)
@@ -177,6 +196,18 @@ class AvatarsSubject:
         """The images as the world draws them."""
         found: Tensor = self.world.source(split).batch(numbers)
         return found
+
+    def noise(self, split: str, numbers: Sequence[int]) -> Tensor | None:
+        """None: they are inverted."""
+        return None
+
+    def conditioning(self, split: str, numbers: Sequence[int]) -> Conditioning | None:
+        """None: a model without prompts."""
+        return None
+
+    def exemplars(self, attribute: str) -> Tensor | None:
+        """None: there is a truth."""
+        return None
 
     def truth(self, split: str, numbers: Sequence[int], attribute: str) -> Tensor | None:
         """The true counterfactuals."""

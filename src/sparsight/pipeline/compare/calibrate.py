@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparsight.baselines.method import Editor
 from sparsight.errors import SparsightError
-from sparsight.pipeline.compare.faces import Images, edited
+from sparsight.pipeline.compare.images import Images, edited
 from sparsight.pipeline.compare.strengths import Match, match_levels
 from sparsight.steering import choose_alpha
 
@@ -32,7 +32,7 @@ class Trials:
     @torch.no_grad()
     def distance(self, strength: float) -> float:
         """The mean perceptual distance from the unedited images, NaN where the edit overflows."""
-        edit = edited(self.run, self.editor, strength, self.images.noise)
+        edit = edited(self.run, self.editor, strength, self.images.noise, self.images.told)
         if not torch.isfinite(edit).all():
             return math.nan
         self.edits[strength] = edit

@@ -42,7 +42,8 @@ class Cell:
 def plan(run: CompareRun) -> list[Cell]:
     """Every cell of the methods that apply, the main ones first: those of two concepts need their strengths."""
     able = [name for name in run.entries if name not in run.not_applicable]
-    return [*_main(run, able), *_few(run, able), *_two(run, able)]
+    found = [*_main(run, able), *_few(run, able), *_two(run, able)]
+    return [c for c in found if not any(name in run.unfit.get(c.method, {}) for name in c.concept.split("+"))]
 
 
 def _main(run: CompareRun, able: list[str]) -> Iterator[Cell]:
@@ -66,11 +67,15 @@ def _two(run: CompareRun, able: list[str]) -> Iterator[Cell]:
         yield from (Cell("two", run.recipe.seeds[0], "+".join(pair), name) for name in two.methods if name in able)
 
 
-def reasons(run: CompareRun) -> dict[str, str]:
-    """Why methods that were asked are not applicable, by name."""
-    data = run.subject.data(run.recipe.seeds[0])
-    found = {name: applicable(entry, data) for name, entry in run.entries.items()}
-    return {name: why for name, why in found.items() if why is not None}
+def reasons(run: CompareRun) -> dict[str, dict[str, str]]:
+    """Why methods that were asked cannot edit concepts: {method: {concept: why}}."""
+    found: dict[str, dict[str, str]] = {}
+    for concept in run.concepts:
+        data = run.subject.data(run.recipe.seeds[0], concept)
+        for name, entry in run.entries.items():
+            if (why := applicable(entry, data, run.subject.concepts[concept])) is not None:
+                found.setdefault(name, {})[concept] = why
+    return found
 
 
 def cell_key(run: CompareRun, cell: Cell) -> str:

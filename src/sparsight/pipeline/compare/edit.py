@@ -16,7 +16,7 @@ from sparsight.files import read_json, write_json
 from sparsight.images import write_sheet
 from sparsight.pipeline.compare.calibrate import calibrate
 from sparsight.pipeline.compare.cells import Cell, cell_key, is_done, record
-from sparsight.pipeline.compare.faces import Group, edited, load_images
+from sparsight.pipeline.compare.images import Group, edited, load_images
 from sparsight.pipeline.compare.meter import Meter
 from sparsight.pipeline.compare.together import Together
 
@@ -47,7 +47,7 @@ def _alone(run: CompareRun, cell: Cell) -> dict[str, Any]:
         tuned = calibrate(run, editor, cell.concept, validation)
     with meter.of(run.model, "edit"):
         for place, match in enumerate(tuned["matches"]):
-            sheet = edited(run, editor, match["strength"], test.noise)
+            sheet = edited(run, editor, match["strength"], test.noise, test.told)
             write_sheet(run.folder / cell.path / f"level{place}.png", finite(sheet))
     images = max(1, len(tuned["matches"])) * len(test.numbers)
     calls = {**meter.calls, "each": meter.calls["edit"] / images}
@@ -64,7 +64,7 @@ def _alone(run: CompareRun, cell: Cell) -> dict[str, Any]:
 
 def fitted(run: CompareRun, cell: Cell, concept: str) -> Editor:
     """The cell's method, fitted to a concept."""
-    data = run.subject.data(cell.seed, cell.images)
+    data = run.subject.data(cell.seed, concept, cell.images)
     return fit(run.entries[cell.method], run.subject.concepts[concept], data)
 
 
@@ -89,7 +89,8 @@ def _two(run: CompareRun, cell: Cell) -> dict[str, Any]:
             ("second", editors[1], strengths[1]),
             ("both", both, 1.0),
         ):
-            write_sheet(run.folder / cell.path / f"{name}.png", finite(edited(run, editor, strength, test.noise)))  # fmt: skip
+            sheet = edited(run, editor, strength, test.noise, test.told)
+            write_sheet(run.folder / cell.path / f"{name}.png", finite(sheet))
     return {"strengths": strengths, "count": len(test.numbers), "calls": meter.calls, "seconds": meter.seconds}
 
 

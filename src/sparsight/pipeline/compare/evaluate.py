@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparsight.errors import SparsightError
@@ -38,20 +39,40 @@ def metrics(run: CompareRun, cells: list[Cell]) -> dict[str, Any]:
     """metrics.json of the finished cells."""
     main = [read_cell(run, cell) for cell in cells if cell.kind == "main"]
     curves, figures, limits = _measured(run, main)
-    judge, names = run.recipe.judge, [n for n in run.entries if n in {s.cell.method for s in main}]
+    judge, kinds = run.recipe.judge, run.subject.kinds
     return {
         "schema": 1, "experiment": "compare", "seed": run.recipe.seeds[0], "seeds": list(run.recipe.seeds),
         "versions": versions(), "recipe": run.recipe.plain(), "names": dict(run.subject.names),
         "inversion": inversion(run),
-        "methods": {n: of_method(run, n, [s for s in main if s.cell.method == n], figures, curves[judge][n]) for n in names},
+        "ours": run.recipe.ours, "words": dict(run.subject.words),
+        **of_kind(run, main, curves, figures, run.concepts),
+        "kinds": {kind: of_kind(run, main, curves, figures, own) for kind, own in kinds.items()} if len(kinds) > 1 else {},
         "not_applicable": {n: {"title": run.entries[n].title, "why": why} for n, why in run.not_applicable.items()},
+        "unfit": {n: dict(by) for n, by in run.unfit.items() if n not in run.not_applicable},
         "failed": run.failures(),
         "concepts": {c: of_concept(run, c, figures[judge], curves[judge]) for c in run.concepts},
-        "stability": stability(figures, names),
-        "orders": metric_orders(figures[judge], names),
         "few": few_shot(run, [read_cell(run, c) for c in cells if c.kind == "few"], limits[judge]),
         "two": two_concepts(run, [read_cell(run, c) for c in cells if c.kind == "two"]),
         "entanglement": entanglement(run, main),
+    }  # fmt: skip
+
+
+def of_kind(
+    run: CompareRun, main: list[Scored], curves: Figures, figures: Figures, concepts: Sequence[str]
+) -> dict[str, Any]:
+    """Methods, how stable their order is and which figures order them alike, over some of the concepts."""
+    main = [s for s in main if s.cell.concept in concepts]
+    names = [n for n in run.entries if n in {s.cell.method for s in main}]
+    curves, figures = (
+        {judge: {n: {key: one for key, one in by[n].items() if key[1] in concepts} for n in names} for judge, by in all_.items()}
+        for all_ in (curves, figures)
+    )  # fmt: skip
+    judge = run.recipe.judge
+    return {
+        "methods": {
+            n: of_method(run, n, [s for s in main if s.cell.method == n], figures, curves[judge][n], concepts) for n in names
+        },
+        "stability": stability(figures, names), "orders": metric_orders(figures[judge], names),
     }  # fmt: skip
 
 

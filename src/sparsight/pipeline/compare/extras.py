@@ -17,11 +17,16 @@ if TYPE_CHECKING:
 
 
 def inversion(run: CompareRun) -> dict[str, Any]:
-    """PSNR and attribute agreement of the rebuilt test images with the images themselves: to be read before any edit."""
+    """PSNR and attribute agreement of the rebuilt test images with the images themselves: to be read before any edit.
+
+    Without figures where the model drew the images itself.
+    """
     found = [
         read_json(run.folder / "images" / f"seed{seed}" / concept / "test" / "images.json")
         for seed in run.recipe.seeds for concept in run.concepts
     ]  # fmt: skip
+    if not found[0]["psnr"]:
+        return {"psnr": None, "worst_psnr": None, "agreement": {}}
     psnr = np.concatenate([one["psnr"] for one in found])
     agree = {judge: np.concatenate([one["agreement"][judge] for one in found]) for judge in found[0]["agreement"]}
     return {
@@ -82,6 +87,8 @@ def entanglement(run: CompareRun, main: list[Scored]) -> dict[str, Any]:
         if places:
             changes = read_json(run.folder / one.cell.path / "changes.json")[f"level{places[0]}"][run.recipe.judge]
             found.setdefault(one.cell.method, {}).setdefault(one.cell.concept, []).append(changes)
-    means = {n: {c: np.mean(rows, axis=0).tolist() for c, rows in by.items()} for n, by in found.items()}
+    known, shown = list(run.subject.attributes), list(run.subject.shown)
+    columns = [known.index(name) for name in shown]
+    means = {n: {c: np.mean(rows, axis=0)[columns].tolist() for c, rows in by.items()} for n, by in found.items()}
     related = {c: list(run.subject.related(str(run.subject.concepts[c].attribute))) for c in run.concepts}
-    return {"level": level, "attributes": list(run.subject.attributes), "related": related, "methods": means}
+    return {"level": level, "attributes": shown, "related": related, "methods": means}

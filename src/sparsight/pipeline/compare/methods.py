@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,9 +21,10 @@ Figures = dict[str, dict[str, dict[Stratum, dict[str, Numbers]]]]  # judge -> me
 
 
 def of_method(
-    run: CompareRun, name: str, scored: list[Scored], figures: Figures, curves: dict[Stratum, dict[str, Numbers]]
-) -> dict[str, Any]:
-    """One method over all concepts and seeds."""
+    run: CompareRun, name: str, scored: list[Scored], figures: Figures, curves: dict[Stratum, dict[str, Numbers]],
+    concepts: Sequence[str],
+) -> dict[str, Any]:  # fmt: skip
+    """One method over these concepts and all seeds."""
     own, entry = figures[run.recipe.judge][name], run.entries[name]
     count = sum(s.facts["count"] for s in scored)
     keys = dict.fromkeys(key for one in own.values() for key in one)
@@ -30,10 +32,11 @@ def of_method(
     for key in (k for k in keys if k.startswith("half_way")):
         found[key]["reached"] = sum(bool(np.isfinite(one[key][0])) for one in own.values())
         found[key]["of"] = len(own)
-    strata = len(run.recipe.seeds) * len(run.concepts)
+    strata = len(run.recipe.seeds) * sum(concept not in run.unfit.get(name, {}) for concept in concepts)
     return {
         "title": entry.title, "paper": entry.paper, "options": run.recipe.entry_options(name), **found,
-        "rank": _rank(run, name, figures[run.recipe.judge], count), "versus_casl": _versus(name, figures[run.recipe.judge], count),
+        "rank": _rank(run, name, figures[run.recipe.judge], count),
+        f"versus_{run.recipe.ours}": _versus(run.recipe.ours, name, figures[run.recipe.judge], count),
         "by_seed": _by_seed(run, own), "curve": pooled_curve(list(curves.values()), count),
         "classifiers": {judge: {key: interval(pooled([one[key] for one in by[name].values()]), count)
                                 for key in ("auc", "epr", "true_epr")} for judge, by in figures.items()},
@@ -56,12 +59,14 @@ def _rank(run: CompareRun, name: str, by: dict[str, dict[Stratum, dict[str, Numb
     return interval(ranks(scores)[:, list(by).index(name)], count)
 
 
-def _versus(name: str, by: dict[str, dict[Stratum, dict[str, Numbers]]], count: int) -> dict[str, Any] | None:
-    """AUC of `casl` minus this method's, over the strata that both have, on the same resamples."""
-    if name == "casl" or "casl" not in by:
+def _versus(
+    ours: str, name: str, by: dict[str, dict[Stratum, dict[str, Numbers]]], count: int
+) -> dict[str, Any] | None:
+    """AUC of our own method minus this one's, over the strata that both have, on the same resamples."""
+    if name == ours or ours not in by:
         return None
-    common = [s for s in by[name] if s in by["casl"]]
-    return interval(pooled([by["casl"][s]["auc"] - by[name][s]["auc"] for s in common]), count) if common else None
+    common = [s for s in by[name] if s in by[ours]]
+    return interval(pooled([by[ours][s]["auc"] - by[name][s]["auc"] for s in common]), count) if common else None
 
 
 def _by_seed(run: CompareRun, own: dict[Stratum, dict[str, Numbers]]) -> dict[str, float]:
@@ -103,7 +108,8 @@ def of_concept(run: CompareRun, concept: str, figures: Any, curves: Any) -> dict
             found[name] = {
                 **{key: interval(pooled([o[key] for o in own]), count) for key in keys}, "curve": pooled_curve(bent, count),
             }  # fmt: skip
-    return {"methods": found, "truth_distance": _truth_distance(run, concept)}
+    kind = next(kind for kind, names in run.subject.kinds.items() if concept in names)
+    return {"methods": found, "kind": kind, "truth_distance": _truth_distance(run, concept)}
 
 
 def _truth_distance(run: CompareRun, concept: str) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 from sparsight.baselines.method import Method
 from sparsight.baselines.registry import METHODS, method
 from sparsight.errors import SparsightError, unknown
+from sparsight.pipeline.emergence.recipe import STAGES
 from sparsight.pipeline.recipe import Recipe
 
 
@@ -21,6 +22,27 @@ class CaslConfig:
 
     recipe: str = "avatars"
     set: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EmergenceConfig:
+    """On scenes: the emergence run that each seed's store, SAEs and dictionaries come from: a recipe, and keys of it to `set`.
+
+    Its `sampling` says how images are drawn, its `layout` and `style` at which site and with which k they are edited;
+    `layout` and `style` here are the stages whose SAE and window these edits have. `runs` names finished runs that serve
+    instead, one for each seed; they are only read.
+    """
+
+    recipe: str = "scenes"
+    set: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
+    layout: str = "early"
+    style: str = "early"
+
+    def __post_init__(self) -> None:
+        for stage in (self.layout, self.style):
+            if stage not in STAGES:
+                raise unknown("stage", stage, STAGES)
 
 
 @dataclass(frozen=True)
@@ -49,8 +71,9 @@ class CompareRecipe(Recipe):
 
     `variants` adds methods under other names: {NAME: {method: METHOD, option: value}}. `levels` are the perceptual distances
     at which all are compared, found for each on `validation` images to within the share `tolerance`. `judge` is the
-    classifier that fills the main figures; all of the world's are used. `workers` processes share the cells.
-    `curves_on` "validation" draws the figures on other validation images than the search's: for choosing between methods.
+    classifier that fills the main figures; all of the world's are used. `workers` processes share the cells. `ours` is the
+    method that pages bring out and that others are measured against in pairs. `curves_on` "validation" draws the figures on
+    other validation images than the search's: for choosing between methods.
     """
 
     experiment: str = "compare"
@@ -67,7 +90,9 @@ class CompareRecipe(Recipe):
     judge: str = "resnet"
     curves_on: str = "test"
     workers: int = 1
+    ours: str = "casl"
     casl: CaslConfig = field(default_factory=CaslConfig)
+    emergence: EmergenceConfig = field(default_factory=EmergenceConfig)
     few: FewConfig = field(default_factory=FewConfig)
     two: TwoConfig = field(default_factory=TwoConfig)
 
@@ -90,9 +115,13 @@ class CompareRecipe(Recipe):
         """Every method that is asked, by the name it has here. Raises `SparsightError` for a name or an option unknown."""
         asked = self.methods or (*METHODS, *self.variants)
         for name in (*asked, *self.options, *self.few.methods, *self.two.methods):
-            if name not in METHODS and name not in self.variants:
-                raise unknown("method", name, [*METHODS, *self.variants], limit=40)
+            if name not in self.entries_known():
+                raise unknown("method", name, self.entries_known(), limit=40)
         return {name: self._entry(name) for name in dict.fromkeys((*asked, *self.few.methods, *self.two.methods))}
+
+    def entries_known(self) -> list[str]:
+        """Every name that a method can have here."""
+        return [*METHODS, *self.variants]
 
     def _entry(self, name: str) -> Method:
         options = {**self.variants.get(name, {"method": name}), **self.options.get(name, {})}

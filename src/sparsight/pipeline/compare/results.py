@@ -20,12 +20,15 @@ KEPT = (
     "failed",
     "stability",
     "orders",
+    "ours",
+    "kinds",
+    "unfit",
     "few",
     "two",
     "recipe",
 )
 FIGURES = (
-    ("auc", "AUC"), ("rank", "place"), ("versus_casl", "casl minus it"), ("auc_damage", "AUC over other logits"),
+    ("auc", "AUC"), ("rank", "place"), ("versus", "ours minus it"), ("auc_damage", "AUC over other logits"),
     ("auc_identity_loss", "AUC over identity"), ("epr", "EPR"), ("true_epr", "true EPR"), ("flip_rate", "flips"),
     ("gain", "counterfactual gain"),
 )  # fmt: skip
@@ -46,33 +49,49 @@ def write_results(runs: Sequence[CompareRun], out: Path, command: str) -> dict[s
 
 def tables(found: Mapping[str, Any]) -> str:
     """The tables in Markdown, methods in the order of their AUC."""
-    methods, stable = found["methods"], found["stability"]
-    order = sorted(methods, key=lambda n: -(methods[n]["auc"]["value"] or 0.0))
+    methods, inversion = found["methods"], found["inversion"]
+    rebuilt = f"PSNR {interval(inversion['psnr'])} dB; attribute agreement " + ", ".join(
+        f"{judge} {interval(one, 3)}" for judge, one in inversion["agreement"].items()
+    )
     parts = [
         f"Made by `{found['command']}`; seeds {found['seeds']}, judge {found['names']['judge']}, 95 % bootstrap intervals.",
         "## Inversion, before any edit",
-        f"PSNR {interval(found['inversion']['psnr'])} dB; attribute agreement "
-        + ", ".join(f"{judge} {interval(one, 3)}" for judge, one in found["inversion"]["agreement"].items()) + ".",
-        "## Methods",
-        table(["method", *(title for _, title in FIGURES), "cells"], [_method(n, methods[n]) for n in order]),
+        f"{rebuilt}." if inversion["psnr"] else "Nothing was inverted: the model drew each image from a known noise.",
+        *(part for kind, own in (found["kinds"] or {"": found}).items() for part in _kind(own, kind, found["ours"])),
         "## What each costs",
         table(["method", "fit s", "shared s", "s an image", "fit calls", "calls an image"],
-             [_costs(n, methods[n]) for n in order]),
-        "## Place under each judge",
-        table(["method", *stable["ranks"]], [[n, *(f"{by[n]:g}" for by in stable["ranks"].values())] for n in order]),
-        f"Spearman between two judges, mean: {interval(stable['mean'])}.",
-        "## Which figure orders methods as true EPR does",
-        "\n".join(f"- {key}: {interval(one)}" for key, one in found["orders"].items()),
+             [_costs(n, methods[n]) for n in _order(methods)]),
         "## Not applicable",
         "\n".join(f"- {name}: {one['why']}" for name, one in found["not_applicable"].items()) or "None.",
+        "\n".join(f"- {name} to {concept}: {why}" for name, by in found["unfit"].items() for concept, why in by.items()),
         "## Failed",
         "\n".join(f"- {cell}: {why}" for cell, why in found["failed"].items()) or "None.",
     ]  # fmt: skip
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _method(name: str, one: Mapping[str, Any]) -> list[str]:
-    return [name, *(interval(one.get(key)) for key, _ in FIGURES), f"{one['cells']['done']}/{one['cells']['of']}"]
+def _kind(found: Mapping[str, Any], kind: str, ours: str) -> list[str]:
+    """The tables of one kind of concepts, or of all where there is one."""
+    methods, stable, of = found["methods"], found["stability"], f", {kind}" if kind else ""
+    order = _order(methods)
+    return [
+        f"## Methods{of}",
+        table(["method", *(title for _, title in FIGURES), "cells"], [_method(n, methods[n], ours) for n in order]),
+        f"## Place under each judge{of}",
+        table(["method", *stable["ranks"]], [[n, *(f"{by[n]:g}" for by in stable["ranks"].values())] for n in order]),
+        f"Spearman between two judges, mean: {interval(stable['mean'])}.",
+        f"## Which figure orders methods as true EPR does{of}",
+        "\n".join(f"- {key}: {interval(one)}" for key, one in found["orders"].items()),
+    ]
+
+
+def _order(methods: Mapping[str, Any]) -> list[str]:
+    return sorted(methods, key=lambda n: -(methods[n]["auc"]["value"] or 0.0))
+
+
+def _method(name: str, one: Mapping[str, Any], ours: str) -> list[str]:
+    shown = [one.get(f"versus_{ours}" if key == "versus" else key) for key, _ in FIGURES]
+    return [name, *(interval(value) for value in shown), f"{one['cells']['done']}/{one['cells']['of']}"]
 
 
 def _costs(name: str, one: Mapping[str, Any]) -> list[str]:

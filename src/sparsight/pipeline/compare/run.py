@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 from sparsight.baselines.method import Method
@@ -13,6 +14,7 @@ from sparsight.files import digest
 from sparsight.pipeline.compare.avatars import AvatarsSubject
 from sparsight.pipeline.compare.cells import failure, plan, reasons, standing
 from sparsight.pipeline.compare.recipe import CompareRecipe
+from sparsight.pipeline.compare.scenes import ScenesSubject
 from sparsight.pipeline.compare.subject import Subject
 from sparsight.pipeline.run import Run, Work
 
@@ -20,13 +22,13 @@ AFTER_EDITS = ("evaluate", "report")
 
 
 class CompareRun(Run):
-    """Every method on the same faces: artefacts of each seed, inversions, edits cell by cell, figures, a page."""
+    """Every method on the same images: artefacts of each seed, inversions, edits cell by cell, figures, a page."""
 
     READS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "prepare": ("world", "seeds", "precision", "concepts", "casl"),
         "invert": ("test", "validation", "two", "curves_on"),
         "edit": ("methods", "options", "variants", "levels", "tolerance", "judge", "few"),
-        "evaluate": (),
+        "evaluate": ("ours",),
         "report": ("name",),
     }
     recipe: CompareRecipe
@@ -45,12 +47,15 @@ class CompareRun(Run):
         for name in (*recipe.few.concepts, *(one for pair in recipe.two.pairs for one in pair)):
             if name not in chosen:
                 raise unknown("concept of few-shot or two-concept edits", name, chosen)
+        if recipe.ours not in recipe.entries_known():
+            raise unknown("method of our own", recipe.ours, recipe.entries_known(), limit=40)
+        self.subject.check()
         if recipe.judge not in self.subject.classifiers:
             raise unknown("judge", recipe.judge, self.subject.classifiers)
         most = self.subject.learnable(recipe.seeds[0])
         if recipe.few.methods and max(recipe.few.counts) > most:
             raise SparsightError(
-                f"few.counts asks for {max(recipe.few.counts)} images, but the store has {most}: raise data.held_out in casl.set"
+                f"few.counts asks for {max(recipe.few.counts)} images, but the store has {most}: make its store larger"
             )
         if recipe.two.pairs and recipe.two.level not in recipe.levels:
             raise SparsightError(f"two.level is {recipe.two.level}, which is none of the levels {list(recipe.levels)}")
@@ -58,9 +63,12 @@ class CompareRun(Run):
     @cached_property
     def subject(self) -> Subject:
         """What is compared on."""
-        if self.recipe.world.removeprefix("worlds/") != "avatars":
-            raise unknown("world of a comparison", self.recipe.world, ("avatars",))
-        return AvatarsSubject(self)
+        name = self.recipe.world.removeprefix("worlds/")
+        if name == "avatars":
+            return AvatarsSubject(self)
+        if name != "scenes" and not Path(self.recipe.world).is_dir():
+            raise unknown("world of a comparison", self.recipe.world, ("avatars", "scenes"))
+        return ScenesSubject(self)
 
     @property
     def world(self) -> Any:
@@ -84,13 +92,19 @@ class CompareRun(Run):
 
     @cached_property
     def not_applicable(self) -> Mapping[str, str]:
-        """Methods that are asked for what they cannot do, and why they cannot."""
+        """Methods that can edit none of the concepts, and why they cannot."""
+        whole = {name: by for name, by in self.unfit.items() if len(by) == len(self.concepts)}
+        return {name: "; ".join(dict.fromkeys(by.values())) for name, by in whole.items()}
+
+    @cached_property
+    def unfit(self) -> Mapping[str, Mapping[str, str]]:
+        """Methods that are asked for what they cannot do: for each the concepts, and why."""
         return reasons(self)
 
     def plain(self) -> dict[str, Any]:
-        """The recipe as digests see it: of the CASL runs, everything that they rest on."""
+        """The recipe as digests see it: of the runs of its seeds, everything that they rest on."""
         seeds = [self.subject.key(seed) for seed in self.recipe.seeds]
-        return {**super().plain(), "casl": seeds}
+        return {**super().plain(), "casl": seeds}  # whatever kind of runs they are
 
     def key(self, stage: str) -> str:
         """A digest of what the stage rests on; what follows the edits also rests on which of them are there."""

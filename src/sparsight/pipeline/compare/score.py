@@ -13,7 +13,7 @@ from sparsight.files import atomic, read_json, write_json
 from sparsight.images import read_sheet
 from sparsight.metrics import counterfactual_gain, identity_similarity
 from sparsight.pipeline.compare.cells import Cell
-from sparsight.pipeline.compare.faces import Group, load_images, load_truth
+from sparsight.pipeline.compare.images import Group, load_images, load_truth
 
 if TYPE_CHECKING:
     from sparsight.pipeline.compare.run import CompareRun
@@ -24,7 +24,11 @@ _kept: dict[Any, Judged] = {}  # of this process: the group that was judged last
 
 @dataclass(frozen=True)
 class Judged:
-    """The unedited images of a group, and all that edits are compared with. `gap` is what the truth does to the target."""
+    """The unedited images of a group, and all that edits are compared with.
+
+    `gap` is what the truth does to the target's logit. Without a truth it is the way from the unedited images' mean logit to
+    that of the world's own images that have the attribute.
+    """
 
     original: Tensor
     truth: Tensor | None
@@ -78,12 +82,23 @@ def _judge(run: CompareRun, group: Group) -> Judged:
     spared = {*targets, *(name for target in targets for name in subject.related(target))}
     columns = [names.index(target) for target in targets]
     before = {name: logits(judge, images.original) for name, judge in subject.classifiers.items()}
-    gap = {name: [1.0] * len(columns) for name in before}
-    if truth is not None:
-        for name, judge in subject.classifiers.items():
-            gap[name] = (logits(judge, truth) - before[name])[:, columns].mean(0).tolist()
+    gap = {name: _gap(run, judge, before[name], truth, targets) for name, judge in subject.classifiers.items()}
     others = [i for i, name in enumerate(names) if name not in spared]
     return Judged(images.original, truth, images.numbers, before, gap, columns, others)
+
+
+def _gap(
+    run: CompareRun, judge: torch.nn.Module, before: np.ndarray, truth: Tensor | None, targets: list[str]
+) -> list[float]:
+    """The whole change of each target's mean logit; 1, that is plain logits, where nothing tells it."""
+    columns = [list(run.subject.attributes).index(target) for target in targets]
+    if truth is not None:
+        return [float(x) for x in (logits(judge, truth) - before)[:, columns].mean(0)]
+    shown = [run.subject.exemplars(target) for target in targets]
+    return [
+        1.0 if own is None else float(logits(judge, own)[:, column].mean() - before[:, column].mean())
+        for own, column in zip(shown, columns, strict=True)
+    ]
 
 
 def judge_edit(run: CompareRun, judged: Judged, edit: Tensor) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:

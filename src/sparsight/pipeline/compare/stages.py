@@ -12,24 +12,24 @@ from sparsight.pipeline.compare.cells import KINDS, Cell, is_done, plan
 from sparsight.pipeline.compare.edit import edit_cell
 from sparsight.pipeline.compare.engine import spread
 from sparsight.pipeline.compare.evaluate import evaluate_stage
-from sparsight.pipeline.compare.faces import groups, invert_group
+from sparsight.pipeline.compare.images import groups, invert_group
 from sparsight.pipeline.compare.run import CompareRun
 from sparsight.pipeline.compare.score import score_cell
 from sparsight.pipeline.compare.standing import Standing
 
 
 def prepare_stage(run: CompareRun) -> None:
-    """Store, SAE and alignments of every seed."""
+    """Store, SAE and what else methods share, for every seed."""
     for seed in run.recipe.seeds:
         run.subject.prepare(seed)
 
 
 def invert_stage(run: CompareRun) -> None:
-    """All images, inverted and rebuilt. Nothing can be compared where one of them fails."""
+    """All images: chosen, inverted where they have to be, and rebuilt. Nothing can be compared where one of them fails."""
     wanted = groups(run)
     for done, (group, error) in enumerate(spread(run, invert_group, wanted), 1):
         if error is not None:
-            raise SparsightError(f"the images of {group.concept}, seed {group.seed}, could not be inverted: {error}")
+            raise SparsightError(f"the images of {group.concept}, seed {group.seed}, could not be made ready: {error}")
         run.report.update(done, len(wanted), f"{group.concept}, seed {group.seed}")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 STEEPEST = 1.5  # distances grow about as strength to this power where they are small
 GROWTH = 8.0  # the longest stride of one trial
+CLOSE = 0.005  # strengths whose logarithms differ by less are one
 SATURATED = 1.05  # a stride that gains less than this factor has met a ceiling
 
 
@@ -28,6 +29,7 @@ class Search:
         self.distance, self.most = distance, most
         self.tried: dict[float, float] = {}
         self.broken = math.inf  # strengths from here on give no image
+        self.floor = 0.0  # the least distance of an edit that is one at all, where there is such a thing
         self._try(start)
         while self.tried == {} and self.left:
             self._try(self.broken / GROWTH)
@@ -52,9 +54,12 @@ class Search:
 
     def widen(self, low: float, high: float) -> None:
         """Try until the distances enclose `low` to `high`, or no strength reaches that far."""
-        while self.left and self.found and self.found[0][1] > low:
+        stuck = 0
+        while self.left and self.found and self.found[0][1] > low and stuck < 2:
             strength, distance = self.found[0]
             self._try(strength * max((0.8 * low / distance) ** (1 / STEEPEST), 1 / GROWTH))
+            stuck = stuck + 1 if self.found[0][1] > distance / SATURATED else 0
+        self.floor = self.found[0][1] if stuck == 2 else 0.0
         stuck = 0
         while self.left and self.found and max(d for _, d in self.found) < high and stuck < 2:
             strength, distance = self.found[-1]
@@ -68,9 +73,9 @@ class Search:
     def to(self, level: float, tolerance: float) -> Match:
         """The strength at `level`, to within the share `tolerance` if trials suffice."""
         while self.left and abs(self._nearest(level)[1] - level) > tolerance * level:
-            following = self._between(level)
-            if following is None or following in self.tried:
-                break
+            following = self._between(level) if level > self.floor else None
+            if following is None or any(abs(math.log(following / s)) < CLOSE for s in self.tried):
+                break  # edits that go by whole steps have no strength in between
             self._try(following)
         strength, distance = self._nearest(level)
         return Match(level, strength, distance, distance >= (1 - max(2 * tolerance, 0.1)) * level)
@@ -96,8 +101,9 @@ def match_levels(
 ) -> list[Match]:
     """The strength for each of the rising `levels`; `distance` gives NaN where an edit breaks down.
 
-    Levels that no strength reaches are one last match with `reached` False, at the strongest edit there is, unless that is
-    hardly farther than the level before. Empty where no strength gives images at all, or none that differ.
+    An edit that cannot be weaker than some distance is at its weakest for the levels below it. Levels that no strength
+    reaches are one last match with `reached` False, at the strongest edit there is, unless that is hardly farther than the
+    level before. Empty where no strength gives images at all, or none that differ.
     """
     search = Search(distance, start, most)
     search.widen(levels[0], levels[-1])

@@ -1,6 +1,6 @@
 """What a comparison is about: the images, their truth, the judges, and what methods may learn from.
 
-`avatars.py` is the one there is. Another (scenes, say) offers the same doors.
+`avatars.py` edits faces that a renderer drew, `scenes.py` pictures that a text-to-image model draws itself.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparsight.baselines.data import FitData
 from sparsight.concepts.concept import Concept
+from sparsight.diffusion.conditioning import Conditioning
 from sparsight.diffusion.model import DiffusionModel
 from sparsight.diffusion.sampling import Loop
 from sparsight.metrics import PerceptualDistance
@@ -46,6 +47,21 @@ class Subject(Protocol):
         ...
 
     @property
+    def shown(self) -> Sequence[str]:
+        """The attributes that a page has room for."""
+        ...
+
+    @property
+    def kinds(self) -> Mapping[str, Sequence[str]]:
+        """The run's concepts by kind; methods are ranked within each, since not every method can do all kinds."""
+        ...
+
+    @property
+    def words(self) -> Mapping[str, str]:
+        """What a page calls the "images", a "valid" one, the "whole" change, and what it says of "inversion"."""
+        ...
+
+    @property
     def classifiers(self) -> Mapping[str, nn.Module]:
         """The judges, by backbone: images to logits (n, attributes)."""
         ...
@@ -72,6 +88,10 @@ class Subject(Protocol):
         """A digest of all that a seed's artefacts and the sampling of its edits rest on."""
         ...
 
+    def check(self) -> None:
+        """Raise `SparsightError` for what cannot be, before anything is written."""
+        ...
+
     def prepare(self, seed: int) -> None:
         """Make the artefacts of a seed, as far as they are not there."""
         ...
@@ -84,8 +104,8 @@ class Subject(Protocol):
         """Seconds that artefacts took, by the name (out of `NEEDS`) of the need that they meet."""
         ...
 
-    def data(self, seed: int, images: int = 0) -> FitData:
-        """What methods learn from: all training images of a seed, or its first `images`."""
+    def data(self, seed: int, concept: str, images: int = 0) -> FitData:
+        """What methods learn a concept from: all training images of a seed, or its first `images`."""
         ...
 
     def learnable(self, seed: int) -> int:
@@ -102,6 +122,18 @@ class Subject(Protocol):
 
     def images(self, split: str, numbers: Sequence[int]) -> Tensor:
         """The images."""
+        ...
+
+    def noise(self, split: str, numbers: Sequence[int]) -> Tensor | None:
+        """The noise (n, c, h, w) that the model draws these images from; None where images have to be inverted."""
+        ...
+
+    def conditioning(self, split: str, numbers: Sequence[int]) -> Conditioning | None:
+        """What a text-to-image model is told, a prompt for each image; None for a model without prompts."""
+        ...
+
+    def exemplars(self, attribute: str) -> Tensor | None:
+        """Other images that have the attribute: what the whole change is without a truth. None where there is a truth."""
         ...
 
     def truth(self, split: str, numbers: Sequence[int], attribute: str) -> Tensor | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from sparsight.report.chart_style import ACCENT, INK, MUTED, PAPER, RULE, chart
-from sparsight.report.compare.names import OURS, short
+from sparsight.report.compare.names import short
 from sparsight.report.numbers import Number, digits
 from sparsight.report.run_files import dig, listing, number
 
@@ -26,7 +26,7 @@ DAMAGES = (
 
 
 def points(curve: Any, over: str) -> Points:
-    """(damage, share of the true change) of a curve in metrics.json, from no edit on; a level not reached is not repeated."""
+    """(damage, share of the whole change) of a curve in metrics.json, from no edit on; a level not reached is not repeated."""
     found: Points = [(0.0, 0.0)]
     for x, y in zip(listing(dig(curve, over)), listing(dig(curve, "share")), strict=False):
         pair = (number(dig(x, "value")), number(dig(y, "value")))
@@ -41,6 +41,7 @@ def curve_chart(
     over: str,
     title: str,
     size: tuple[int, int],
+    ours: str,
     limit: float | None = None,
 ) -> Markup:
     """All methods thin, `shown` in the strokes of `strokes`, ours in the accent colour with its interval.
@@ -56,8 +57,8 @@ def curve_chart(
             if name not in named:
                 ax.plot(*zip(*line, strict=True), color=MUTED, linewidth=0.8, alpha=0.45, zorder=1)
         for name in named:
-            style: dict[str, Any] = {"color": INK, "linewidth": 1.3, "linestyle": stroke(shown, name)}
-            if name == OURS:
+            style: dict[str, Any] = {"color": INK, "linewidth": 1.3, "linestyle": stroke(shown, name, ours)}
+            if name == ours:
                 style = {
                     "color": ACCENT,
                     "linewidth": 2,
@@ -67,7 +68,7 @@ def curve_chart(
                     "zorder": 4,
                 }
             ax.plot(*zip(*known[name], strict=True), **style)
-        _band(ax, curves.get(OURS), over)
+        _band(ax, curves.get(ours), over)
         if limit is not None:
             ax.axvline(limit, color=RULE, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
         ax.axhline(0, color=RULE, linewidth=0.8, zorder=0)
@@ -93,25 +94,25 @@ def _band(ax: Axes, curve: Any, over: str) -> None:
         ax.fill_between(at, lows, highs, color=ACCENT, alpha=0.13, linewidth=0)
 
 
-def stroke(shown: Sequence[str], name: str) -> tuple[float, tuple[float, ...]]:
+def stroke(shown: Sequence[str], name: str, ours: str) -> tuple[float, tuple[float, ...]]:
     """The dashes of a method that is named: one for each place."""
-    others = [n for n in shown if n != OURS]
+    others = [n for n in shown if n != ours]
     return STROKES[others.index(name) % len(STROKES)] if name in others else STROKES[0]
 
 
-def strokes(shown: Sequence[str]) -> list[tuple[str, str]]:
+def strokes(shown: Sequence[str], ours: str) -> list[tuple[str, str]]:
     """The legend of all curves: each name with its dashes, as SVG says them."""
-    return [(name, " ".join(f"{1.3 * length:g}" for length in stroke(shown, name)[1])) for name in shown]
+    return [(name, " ".join(f"{1.3 * length:g}" for length in stroke(shown, name, ours)[1])) for name in shown]
 
 
-def _names(ax: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
+def _names(ax: Axes, ends: Mapping[str, tuple[float, float]], ours: str) -> None:
     """Names beside the ends of curves, pushed apart where they would lie on each other."""
     low, high = ax.get_ylim()
     right, last = ax.get_xlim()[1], -float("inf")
     for name, (_, y) in sorted(ends.items(), key=lambda item: item[1][1]):
         at = max(y, last + APART * (high - low))
         last = at
-        colour = ACCENT if name == OURS else INK
+        colour = ACCENT if name == ours else INK
         ax.annotate(
             short(name),
             (right, at),
@@ -123,13 +124,13 @@ def _names(ax: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
         )
 
 
-def rank_chart(rows: Sequence[tuple[str, Number]], title: str) -> Markup:
+def rank_chart(rows: Sequence[tuple[str, Number]], title: str, ours: str) -> Markup:
     """One dot with its interval for each method, best first, ours in the accent colour."""
     known = [(name, n) for name, n in rows if n.value is not None]
 
     def draw(ax: Axes) -> None:
         for y, (name, n) in enumerate(known):
-            colour, value = (ACCENT if name == OURS else MUTED), n.value or 0.0
+            colour, value = (ACCENT if name == ours else MUTED), n.value or 0.0
             low, high = (value if end is None else end for end in (n.low, n.high))
             ax.plot([low, high], [y, y], color=colour, linewidth=1.6, alpha=0.75)
             ax.plot([value], [y], "o", color=colour, markersize=6.5, markeredgecolor=PAPER)
@@ -137,16 +138,16 @@ def rank_chart(rows: Sequence[tuple[str, Number]], title: str) -> Markup:
         ax.axvline(0, color=RULE, linewidth=0.8, zorder=0)
         ax.set_yticks(range(len(known)), [short(name) for name, _ in known])
         for tick, (name, _) in zip(ax.get_yticklabels(), known, strict=True):
-            tick.set_color(ACCENT if name == OURS else INK)
+            tick.set_color(ACCENT if name == ours else INK)
         ax.set_ylim(len(known) - 0.4, -0.6)
         ax.margins(x=0.12)
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
 
-    return chart(draw, 430, 46 + 22 * len(known), title, "ranking") if known else Markup()
+    return chart(draw, 430, 46 + 22 * len(known), title, f"ranking {title}") if known else Markup()
 
 
-def few_chart(few: Mapping[str, Any]) -> Markup:
+def few_chart(few: Mapping[str, Any], ours: str) -> Markup:
     """AUC over the number of images or labels, a line a method."""
     lines = {
         name: [(int(n), v) for n, one in by.items() if (v := number(dig(one, "value"))) is not None]
@@ -156,7 +157,7 @@ def few_chart(few: Mapping[str, Any]) -> Markup:
 
     def draw(ax: Axes) -> None:
         for place, (name, line) in enumerate(lines.items()):
-            style: dict[str, Any] = {"color": ACCENT, "linewidth": 2} if name == OURS else {
+            style: dict[str, Any] = {"color": ACCENT, "linewidth": 2} if name == ours else {
                 "color": INK, "linewidth": 1.2, "linestyle": STROKES[place % len(STROKES)]}  # fmt: skip
             ax.plot(*zip(*line, strict=True), marker="o", markersize=3.5, **style)
         ticks = sorted({n for line in lines.values() for n, _ in line})
@@ -165,6 +166,6 @@ def few_chart(few: Mapping[str, Any]) -> Markup:
         ax.minorticks_off()
         ax.axhline(0, color=RULE, linewidth=0.8, zorder=0)
         ax.set_xlabel("images or labels learned from")
-        _names(ax, {name: (float(line[-1][0]), line[-1][1]) for name, line in lines.items()})
+        _names(ax, {name: (float(line[-1][0]), line[-1][1]) for name, line in lines.items()}, ours)
 
     return chart(draw, 470, 270, "AUC over the number of images learned from", "few") if lines else Markup()

@@ -1,4 +1,4 @@
-"""The same faces under every method, at one perceptual distance."""
+"""The same images under every method, at one perceptual distance."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from sparsight.report.run_files import RunFiles, dig, listing, mapping, number
 from sparsight.report.sheets import Sprites, read_strip
 
 COLUMNS = 8
+FAR = 1.25  # times the level: where even the weakest edit of a method lies beyond it
 
 
 def galleries(run: RunFiles, sprites: Sprites) -> list[dict[str, Any]]:
@@ -29,6 +30,8 @@ def _rows(run: RunFiles, sprites: Sprites, concept: str, seed: Any, level: Any) 
     for name, sheet in (("unedited", "original.png"), ("true edit", "counterfactual.png")):
         rows.append({"name": name, "note": "", **_strip(run, sprites, (*images, sheet), tile, count)})
     for method in ranked(mapping(run.metrics.get("methods"))):
+        if concept in mapping(dig(run.metrics, "unfit", method)):
+            continue
         folder = ("cells", "main", f"seed{seed}", concept, method)
         place, note = _place(mapping(run.json(*folder, "cell.json")), level)
         strip = {"strip": None} if place is None else _strip(run, sprites, (*folder, f"level{place}.png"), tile, count)
@@ -48,6 +51,7 @@ def _place(cell: dict[str, Any], level: Any) -> tuple[int | None, str]:
         return None, "failed"
     for i, match in enumerate(matches):
         if dig(match, "reached") and dig(match, "level") == level:
-            return i, ""
+            own = number(dig(match, "distance")) or 0.0
+            return i, f"no nearer than {own:.2f}" if own > FAR * level else ""
     distance = number(dig(matches[-1], "distance"))
     return len(matches) - 1, f"comes to {distance:.2f}" if distance is not None else ""

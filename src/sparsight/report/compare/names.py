@@ -7,7 +7,6 @@ from typing import Any
 
 from sparsight.report.run_files import dig, number
 
-OURS = "casl"
 NAMED = 4  # curves that carry a name in a chart
 SHORT = {
     "casl": "CASL", "casl_no_sae": "CASL, no SAE", "casl_random_latent": "CASL, random latents", "casl_random_direction":
@@ -15,6 +14,9 @@ SHORT = {
     "haas_pca": "Haas, PCA", "haas_jacobian": "Haas, Jacobian", "park_pullback": "Park, pullback", "asyrp": "Asyrp",
     "difflens": "DiffLens", "saeuron": "SAeUron", "boundary_diffusion": "BoundaryDiffusion", "image_slider": "image slider",
     "mean_difference": "mean difference", "mean_difference_map": "mean difference, map",
+    "evidence": "latents by evidence", "surkov_features": "Surkov et al.", "tinaz_global": "Tinaz et al., global",
+    "tinaz_spatial": "Tinaz et al., spatial", "prompt_to_prompt": "Prompt-to-Prompt", "masactrl": "MasaCtrl",
+    "text_slider": "Concept Slider, texts",
 }  # fmt: skip
 
 
@@ -28,7 +30,12 @@ def ranked(methods: Mapping[str, Any]) -> list[str]:
     return sorted(methods, key=lambda name: -(number(dig(methods, name, "auc", "value")) or -1e9))
 
 
-def named(methods: Mapping[str, Any]) -> list[str]:
+def ours_of(metrics: Mapping[str, Any]) -> str:
+    """The method that the page brings out."""
+    return str(metrics.get("ours") or "casl")
+
+
+def named(methods: Mapping[str, Any], ours: str) -> list[str]:
     """Ours and the best of the others."""
     order = ranked(methods)
-    return [n for n in order if n == OURS] + [n for n in order if n != OURS][:NAMED]
+    return [n for n in order if n == ours] + [n for n in order if n != ours][:NAMED]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sparsight.report.compare.names import OURS, ranked
+from sparsight.report.compare.names import ours_of, ranked, short
 from sparsight.report.numbers import Number, mark_best, read_number
 from sparsight.report.run_files import dig, listing, mapping, number
 
 RANKING = (
-    ("rank", "place", "count", "lower"), ("auc", "AUC", "", "higher"), ("versus_casl", "CASL minus it", "", ""),
+    ("rank", "place", "count", "lower"), ("auc", "AUC", "", "higher"), ("versus", "", "", ""),
     ("auc_damage", "AUC over other logits", "", "higher"), ("auc_identity_loss", "AUC over identity", "", "higher"),
     ("epr", "EPR", "", "higher"),
     ("true_epr", "true EPR", "", "higher"), ("flip_rate", "flips", "%", "higher"), ("gain", "counterfactual gain", "", "higher"),
@@ -18,7 +18,7 @@ RANKING = (
 
 FIGURES = {
     "auc": "AUC", "auc_damage": "AUC over other logits", "auc_identity_loss": "AUC over identity", "epr": "EPR",
-    "share": "share of the true change", "gain": "counterfactual gain", "distance": "perceptual distance",
+    "share": "share of the whole change", "gain": "counterfactual gain", "distance": "perceptual distance",
     "damage": "change of other logits", "signed_change": "signed change", "flip_rate": "flip rate",
 }  # fmt: skip
 
@@ -27,16 +27,21 @@ def ranking(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Each method with every figure, the best AUC first."""
     methods = mapping(metrics.get("methods"))
     order = ranked(methods)
+    own = {**{key: key for key, *_ in RANKING}, "versus": f"versus_{ours_of(metrics)}"}
     columns = {
-        key: mark_best([read_number(metrics, "methods", n, key, unit=unit) for n in order], better)
+        key: mark_best([read_number(metrics, "methods", n, own[key], unit=unit) for n in order], better)
         for key, _, unit, better in RANKING
     }
+    shown = [one for one in RANKING if any(n.value is not None for n in columns[one[0]])]
     rows = [
-        {"name": n, "title": str(dig(methods, n, "title") or n), "cells": [columns[key][i] for key, *_ in RANKING],
+        {"name": n, "title": str(dig(methods, n, "title") or n), "cells": [columns[key][i] for key, *_ in shown],
          "notes": _notes(mapping(methods[n]), listing(dig(metrics, "recipe", "levels")))}
         for i, n in enumerate(order)
     ]  # fmt: skip
-    return {"columns": [(label, better) for _, label, _, better in RANKING], "rows": rows}
+    return {
+        "columns": [(label or f"{short(ours_of(metrics))} minus it", better) for _, label, _, better in shown],
+        "rows": rows,
+    }
 
 
 def _notes(one: dict[str, Any], levels: list[Any]) -> str:
@@ -125,10 +130,19 @@ def entangled(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     by = mapping(dig(metrics, "entanglement", "methods"))
     peak = max((abs(v) for one in by.values() for row in one.values() for v in row), default=0.0) or 1.0
     related = mapping(dig(metrics, "entanglement", "related"))
-    order = [n for n in sorted(ranked(mapping(metrics.get("methods"))), key=lambda n: n != OURS) if n in by]
+    order = [n for n in sorted(ranked(mapping(metrics.get("methods"))), key=lambda n: n != ours_of(metrics)) if n in by]
     return [
         {"name": n, "rows": [{"concept": c, "cells": [
             {"attribute": a, "value": v, "fill": min(1.0, abs(v) / peak), "own": a == c, "spared": a in listing(related.get(c))}
             for a, v in zip(attributes, row, strict=True)]} for c, row in by[n].items()]}
         for n in order
     ]  # fmt: skip
+
+
+def unfit(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Methods that do not apply to some of the concepts: a row for each reason."""
+    found = []
+    for name, by in mapping(metrics.get("unfit")).items():
+        for why in dict.fromkeys(mapping(by).values()):
+            found.append({"name": name, "why": why, "concepts": [c for c, own in mapping(by).items() if own == why]})
+    return found

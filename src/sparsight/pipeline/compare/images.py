@@ -1,10 +1,10 @@
-"""The images of a comparison: chosen once for each seed and concept, inverted once, and the same for every method."""
+"""The images of a comparison: chosen once for each seed and concept, their noise found once, and the same for every method."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparsight.baselines.editing import Unedited, edit_images
 from sparsight.baselines.method import Editor
-from sparsight.diffusion import Loop, invert
+from sparsight.diffusion import Conditioning, Loop, invert
 from sparsight.files import atomic, digest, read_json, write_json
 from sparsight.images import read_sheet, write_sheet
 from sparsight.metrics import psnr
@@ -38,15 +38,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Images:
-    """Images of one use: their numbers, the noise they invert to, and what it returns unedited, (n, 3, H, W)."""
+    """Images of one use: numbers, the noise that they start from, what it returns unedited (n, 3, H, W), and the prompts."""
 
     numbers: list[int]
     noise: Tensor
     original: Tensor
+    told: Conditioning | None = None
 
     def first(self, count: int) -> Images:
         """The first `count`."""
-        return Images(self.numbers[:count], self.noise[:count], self.original[:count])
+        told = None if self.told is None else self.told.part(slice(count))
+        return Images(self.numbers[:count], self.noise[:count], self.original[:count], told)
 
 
 def groups(run: CompareRun) -> list[Group]:
@@ -57,12 +59,12 @@ def groups(run: CompareRun) -> list[Group]:
 
 
 def invert_group(run: CompareRun, group: Group) -> None:
-    """Choose, invert and rebuild the images of a group, unless that is done."""
+    """Choose the images of a group, find their noise and rebuild them, unless that is done."""
     folder, key = run.folder / group.path, group_key(run, group)
     if (folder / "group.json").exists() and read_json(folder / "group.json")["key"] == key:
         return
     for split, count in counts(run, group).items():
-        _invert_split(run, group, split, count)
+        _start_split(run, group, split, count)
     write_json(folder / "group.json", {"key": key})
 
 
@@ -76,19 +78,23 @@ def counts(run: CompareRun, group: Group) -> dict[str, int]:
 def group_key(run: CompareRun, group: Group) -> str:
     """A digest of what the images rest on."""
     subject, place = run.subject, run.recipe.seeds.index(group.seed)
+    asked = subject.conditioning("test", [0])
+    told = [] if asked is None else [asked.guidance, *asked.prompts]
     return digest([subject.model.fingerprint(), subject.loop.steps, subject.refine, run.recipe.precision, place,
-                   group.concept, counts(run, group), run.recipe.curves_on])  # fmt: skip
+                   group.concept, counts(run, group), run.recipe.curves_on, *told])  # fmt: skip
 
 
 @torch.no_grad()
-def _invert_split(run: CompareRun, group: Group, split: str, count: int) -> None:
+def _start_split(run: CompareRun, group: Group, split: str, count: int) -> None:
     subject = run.subject
     attributes = [str(subject.concepts[name].attribute) for name in group.concept.split("+")]
-    source, skipped = _place(run, group.seed, split, count)
+    source, skipped = source_of(run, split), _taken(run, group.seed, split, count)
     numbers = subject.eligible(source, attributes, skipped + count)[skipped:]
-    pictures, loop = subject.images(source, numbers), Loop(steps=subject.loop.steps, refine=subject.refine)
-    noise = torch.cat([invert(subject.model, subject.model.encode(p), loop) for p in pictures.split(BATCH)])
-    original = edited(run, Unedited(), 0.0, noise)
+    told, known = subject.conditioning(source, numbers), subject.noise(source, numbers)
+    pictures = subject.images(source, numbers) if known is None else None
+    noise = _inverted(run, pictures) if pictures is not None else known
+    assert noise is not None
+    original = edited(run, Unedited(), 0.0, noise, told)
     folder = run.folder / group.path / split
     write_sheet(folder / "original.png", original)
     truth = subject.truth(source, numbers, attributes[0]) if len(attributes) == 1 else None
@@ -96,33 +102,49 @@ def _invert_split(run: CompareRun, group: Group, split: str, count: int) -> None
         write_sheet(folder / "counterfactual.png", truth)
     with atomic(folder / "noise.safetensors") as temporary:
         save_file({"noise": noise.contiguous()}, temporary)
-    agree = {
-        name: ((judge(pictures) > 0) == (judge(original) > 0)).float().mean(1).tolist()
-        for name, judge in subject.classifiers.items()
-    }
     write_json(folder / "images.json", {
         "numbers": numbers, "tile": list(original.shape[-2:]), "truth": truth is not None,
         "truth_distance": None if truth is None else float(subject.perceptual(original, truth).mean()),
-        "psnr": psnr(pictures, original).tolist(), "agreement": agree,
+        "prompts": None if told is None else list(told.prompts), **_inversion(run, pictures, original),
     })  # fmt: skip
 
 
-def _place(run: CompareRun, seed: int, split: str, count: int) -> tuple[str, int]:
-    """The world's split that images come from, and how many of it are others': each seed has its own faces."""
-    recipe, before = run.recipe, count * run.recipe.seeds.index(seed)
-    if split == "test" and recipe.curves_on == "validation":
-        return "validation", recipe.validation * len(recipe.seeds) + before
-    return split, before
+def source_of(run: CompareRun, split: str) -> str:
+    """The world's split that images come from."""
+    return run.recipe.curves_on if split == "test" else split
+
+
+def _taken(run: CompareRun, seed: int, split: str, count: int) -> int:
+    """How many images of the world's split are others': each seed has its own, and curves see none of the search's."""
+    searched = run.recipe.validation * len(run.recipe.seeds) if split != source_of(run, split) else 0
+    return searched + count * run.recipe.seeds.index(seed)
+
+
+def _inverted(run: CompareRun, pictures: Tensor) -> Tensor:
+    model, loop = run.subject.model, Loop(steps=run.subject.loop.steps, refine=run.subject.refine)
+    return torch.cat([invert(model, model.encode(part), loop) for part in pictures.split(BATCH)])
+
+
+def _inversion(run: CompareRun, pictures: Tensor | None, original: Tensor) -> dict[str, Any]:
+    """How well pictures were rebuilt, image by image; nothing where the model drew them itself."""
+    if pictures is None:
+        return {"psnr": [], "agreement": {}}
+    agree = {
+        name: ((judge(pictures) > 0) == (judge(original) > 0)).float().mean(1).tolist()
+        for name, judge in run.subject.classifiers.items()
+    }
+    return {"psnr": psnr(pictures, original).tolist(), "agreement": agree}
 
 
 @torch.no_grad()
-def edited(run: CompareRun, editor: Editor, strength: float, noise: Tensor) -> Tensor:
-    """Images (n, 3, H, W) sampled from `noise` under an editor, a batch at a time."""
-    subject = run.subject
-    return torch.cat([
-        edit_images(subject.model, editor, strength, part, subject.loop)
-        for part in noise.split(BATCH)
-    ])  # fmt: skip
+def edited(run: CompareRun, editor: Editor, strength: float, noise: Tensor, told: Conditioning | None = None) -> Tensor:
+    """Images (n, 3, H, W) sampled from `noise` under an editor, a batch at a time; `told` has a prompt for each."""
+    subject, found = run.subject, []
+    for start in range(0, len(noise), BATCH):
+        rows = slice(start, start + BATCH)
+        part = None if told is None else told.part(rows)
+        found.append(edit_images(subject.model, editor, strength, noise[rows], subject.loop, part))
+    return torch.cat(found)
 
 
 def load_images(run: CompareRun, group: Group, split: str) -> Images:
@@ -131,7 +153,8 @@ def load_images(run: CompareRun, group: Group, split: str) -> Images:
     facts = read_json(folder / "images.json")
     count, (height, width) = len(facts["numbers"]), facts["tile"]
     noise = load_file(folder / "noise.safetensors")["noise"]
-    return Images(facts["numbers"], noise, read_sheet(folder / "original.png", count, (height, width)))
+    original = read_sheet(folder / "original.png", count, (height, width))
+    return Images(facts["numbers"], noise, original, run.subject.conditioning(source_of(run, split), facts["numbers"]))
 
 
 def load_truth(run: CompareRun, group: Group) -> Tensor | None:
