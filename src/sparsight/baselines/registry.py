@@ -5,6 +5,7 @@ from __future__ import annotations
 from sparsight.baselines.asyrp import Asyrp
 from sparsight.baselines.boundary import BoundaryDiffusion
 from sparsight.baselines.casl import Casl, CaslDecoderAtom, CaslNoSae, CaslRandomDirection, CaslRandomLatent
+from sparsight.baselines.casl_state import CaslState
 from sparsight.baselines.data import FitData
 from sparsight.baselines.detect_and_replace import DetectAndReplace
 from sparsight.baselines.difference import MeanDifference
@@ -44,6 +45,7 @@ METHODS: dict[str, type[Method]] = {
         CaslRandomDirection,
         CaslDecoderAtom,
         CaslNoSae,
+        CaslState,
         SurkovFeatures,
         TinazGlobal,
         TinazSpatial,

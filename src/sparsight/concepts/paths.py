@@ -80,6 +80,20 @@ class Add:
         return tokens + self.shift
 
 
+class Reference(Protocol):
+    """What an edited prediction is compared with."""
+
+    @property
+    def clip_image(self) -> Tensor:
+        """Its embeddings (B, d)."""
+        ...
+
+    @property
+    def l1_image(self) -> Tensor:
+        """The images (B, 3, H, W)."""
+        ...
+
+
 @dataclass
 class View:
     """One batch at one t on the unedited path, with everything that concepts share."""
@@ -98,14 +112,14 @@ def edit_loss(
     model: DiffusionModel,
     direction: tuple[Tensor, Tensor],
     clip: ClipModel,
-    view: View,
+    reference: Reference,
     x0: Tensor,
     config: AlignConfig,
 ) -> Tensor:
     """Eq. 8 of the edited prediction `x0` (B, c, h, w); `direction` holds the text embeddings of source and target."""
     image = model.decode(x0)
-    toward = directional_loss(view.clip_image, clip.image(image), *direction, form=config.form)
-    return config.lambda_clip * toward + config.lambda_recon * (image - view.l1_image).abs().mean()
+    toward = directional_loss(reference.clip_image, clip.image(image), *direction, form=config.form)
+    return config.lambda_clip * toward + config.lambda_recon * (image - reference.l1_image).abs().mean()
 
 
 def views(

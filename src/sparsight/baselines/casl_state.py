@@ -1,0 +1,102 @@
+"""CASL on the state, sparsight's own: the alignment's latents say where, its loss on x_t says what. No labels.
+
+In the comparison, BoundaryDiffusion led CASL-Steer. Taken apart on validation faces, all of its lead came from moving
+x_t, none from its labels' hyperplane in the bottleneck; so here CASL moves x_t, where its own latents point to.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparsight.baselines.data import FitData
+from sparsight.baselines.method import ALIGNMENTS, SAE, STORE, TEXT, Editor, Method, Plan
+from sparsight.baselines.steps import require_step, step_next_to
+from sparsight.baselines.units import untold
+from sparsight.concepts.concept import Concept
+from sparsight.concepts.state_map import StateConfig, learn_state_map, located
+from sparsight.diffusion.conditioning import Conditioning
+from sparsight.diffusion.model import DiffusionModel
+from sparsight.errors import SparsightError, unknown
+
+WHERE = ("latents", "everywhere")
+
+
+@dataclass(frozen=True)
+class CaslState(Method):
+    """One push of x_t at the step next to `t`, in the positions that hold `share` of CASL's edit.
+
+    `where` "everywhere" does without latents: the ablation that says what they are worth. The push is a constant map,
+    learned from the store's states next to `t` in `updates` steps.
+    """
+
+    name = "casl_state"
+    title = "CASL on the state"
+    paper = "sparsight; from arXiv 2601.15441 and arXiv 2302.08357"
+    needs = frozenset({ALIGNMENTS, SAE, STORE, TEXT})
+
+    t: int = 500
+    share: float = 0.8
+    where: str = "latents"
+    updates: int = 60
+    lr: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.where not in WHERE:
+            raise unknown("place of CASL on the state", self.where, WHERE)
+
+    def refusal(self, data: FitData) -> str | None:
+        """Its training runs no prompts, and CASL has one code for all timesteps."""
+        if data.model.takes_prompts:
+            return "it is trained on a model without prompts"
+        return untold(data)
+
+    def fit(self, concept: Concept, data: FitData) -> Editor:
+        """Find the place, learn the push, put it into the unit of strength."""
+        t = step_next_to(data, self.t)
+        stamp = min(data.stamps(), key=lambda s: abs(s - t))
+        rows = data.at(stamp, "tokens", "x_t")
+        states = rows["x_t"].float().to(data.model.device)
+        where = self._place(concept, data, rows["tokens"].float(), states.shape[-2:]).to(states.device)
+        with torch.no_grad():
+            source, target = data.clip.text([concept.source, concept.target])
+        config = StateConfig(self.updates, lr=self.lr, seed=data.seed)
+        change = learn_state_map(data.model, states, stamp, (source, target), data.clip, where, config)
+        if not float(change.norm()):
+            raise SparsightError(f"the push towards {concept.name!r} is nothing: its loss has no slope here")
+        size = states.flatten(1).norm(dim=1).mean()
+        return StateEditor(t, change * size / change.norm(), float(change.norm() / size))
+
+    def _place(self, concept: Concept, data: FitData, tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
+        own = data.model.site(data.site).grid
+        if self.where == "everywhere":
+            return tokens.new_ones(grid, dtype=bool)  # type: ignore[call-overload]
+        kept = located(tokens, data.sae, data.alignment(concept), self.share)
+        return F.interpolate(kept.reshape(1, 1, *own).float(), size=grid)[0, 0] > 0
+
+
+@dataclass(frozen=True)
+class StateEditor(Editor):
+    """Adds a fixed change (c, h, w) to x_t once, at the run's step `t`. `own` is its size as it was learned."""
+
+    t: int
+    change: Tensor
+    own: float | None = None
+    unit = "a distance of the mean norm of x_t"
+
+    def context(self, model: DiffusionModel, strength: float, plan: Plan) -> AbstractContextManager[object]:
+        """Nothing, but a run without the step `t` would go unedited, and is refused."""
+        require_step(model, plan, self.t)
+        return nullcontext()
+
+    def move(
+        self, model: DiffusionModel, x_t: Tensor, t: int, strength: float, conditioning: Conditioning | None = None
+    ) -> Tensor:
+        """The push, at its step."""
+        if strength == 0 or t != self.t:
+            return x_t
+        return x_t + strength * self.change.to(x_t.device, x_t.dtype)

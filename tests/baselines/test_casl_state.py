@@ -1,0 +1,101 @@
+"""CASL on the state: where its latents point to, what its loss asks for, and the push of x_t that comes of both."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from baselines.small_data import BRIGHT, BrightClip, alignment, noise, small_data
+from sparsight import Loop, SparsightError
+from sparsight.baselines import edit_images, fit, method
+from sparsight.concepts.state_map import StateConfig, learn_state_map, located
+
+
+def sizes(tokens, sae, W):
+    """The mean norm of the edit at each position, token by token."""
+    edits = torch.stack([torch.stack([sae.encode(x[None])[0] @ W for x in image]) for image in tokens])
+    return edits.norm(dim=-1).mean(0)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8, 1.0])
+def test_the_place_is_the_fewest_positions_that_hold_the_share(share):
+    data = small_data()
+    tokens = data.at(700, "tokens")["tokens"]
+    kept = located(tokens, data.sae, alignment(BRIGHT), share)
+    rest = sizes(tokens, data.sae, alignment(BRIGHT).W)
+    rest = (rest - rest.median()).clamp_min(0)
+    assert float(rest[kept].sum() / rest.sum()) >= share - 1e-4
+    without_least = rest[kept].sum() - rest[kept].min()
+    assert float(without_least / rest.sum()) < share
+    assert rest[kept].min() >= rest[~kept].max()
+
+
+def test_an_edit_that_is_everywhere_the_same_has_no_place():
+    data = small_data()
+    flat = data.at(700, "tokens")["tokens"][:, :1].expand(-1, 4, -1)
+    with pytest.raises(SparsightError, match="'bright' has no place"):
+        located(flat, data.sae, alignment(BRIGHT))
+    for share in (0.0, 1.1):
+        with pytest.raises(SparsightError, match="share of an edit"):
+            located(flat, data.sae, alignment(BRIGHT), share)
+
+
+def loss_of(model, states, t, change):
+    """CASL's loss, written out: 3 (1 - cos) + L1, of bright pictures as `BrightClip` sees them."""
+    clip = BrightClip()
+    with torch.no_grad():
+        before, after = (model.decode(model.predict(x, t).x0) for x in (states, states + change))
+    source, target = clip.text(["a picture", "a bright picture"])
+    cosine = torch.cosine_similarity(clip.image(after) - clip.image(before), (target - source)[None])
+    return float(3 * (1 - cosine).mean() + (after - before).abs().mean())
+
+
+def test_the_map_lowers_casls_loss_and_is_nothing_outside_its_place():
+    data, where = small_data(), torch.zeros(8, 8, dtype=torch.bool)
+    where[2:6, 1:5] = True
+    states = data.at(700, "x_t")["x_t"]
+    pair = tuple(data.clip.text(["a picture", "a bright picture"]))
+    change = learn_state_map(data.model, states, 700, pair, data.clip, where, StateConfig(updates=30, batch_size=4))
+    assert change.shape == (3, 8, 8) and not change[:, ~where].any() and change[:, where].all()
+    against = [loss_of(data.model, states, 700, sign * change) for sign in (1, -1)]
+    assert against[0] < against[1] - 1  # the other way is darker: the cosine turns its sign
+    whole = learn_state_map(data.model, states, 700, pair, data.clip, torch.ones_like(where), StateConfig(updates=30))
+    assert loss_of(data.model, states, 700, whole) < 3  # doing nothing scores 3
+
+
+def test_the_editor_adds_the_map_once_and_denoises():
+    data = small_data()
+    editor = fit(method("casl_state", t=690, updates=5), BRIGHT, data)
+    assert editor.t == 700 and not editor.interventions(1.0)
+    norm = data.at(700, "x_t")["x_t"].flatten(1).norm(dim=1).mean()
+    torch.testing.assert_close(editor.change.norm(), norm)
+    found, x = edit_images(data.model, editor, 0.2, noise(), Loop(10, "plain")), noise()
+    for t, t_next in data.model.pairs(10):
+        x = x + (0.2 * editor.change if t == 700 else 0)
+        with torch.no_grad():
+            x0, eps = data.model.predict(x, t)
+        signal, sigma = data.model.schedule.levels(t_next, x)
+        x = signal * x0 + sigma * eps
+    torch.testing.assert_close(found, x.clamp(-1, 1))
+
+
+def test_the_ablation_pushes_everywhere_and_needs_no_latent():
+    data = small_data()
+    kept, whole = (
+        fit(method("casl_state", where=w, updates=3), BRIGHT, data).change for w in ("latents", "everywhere")
+    )
+    tokens = data.at(500, "tokens")["tokens"]
+    place = located(tokens, data.sae, alignment(BRIGHT)).reshape(data.model.site("mid_block").grid)
+    inside = torch.nn.functional.interpolate(place[None, None].float(), size=(8, 8))[0, 0] > 0
+    assert not kept[:, ~inside].any() and kept[:, inside].any() and whole.all()
+
+
+def test_what_cannot_be_is_said():
+    data = small_data()
+    with pytest.raises(SparsightError, match="place of CASL on the state"):
+        method("casl_state", where="nowhere")
+    with pytest.raises(SparsightError, match="acts at timestep 500, which a run of 7 steps leaves out"):
+        edit_images(data.model, fit(method("casl_state", updates=1), BRIGHT, data), 1.0, noise(), Loop(7))
+    lacking = replace(data, sources={k: v for k, v in data.sources.items() if k != "text"})
+    with pytest.raises(SparsightError, match="CASL on the state is not applicable: it needs a CLIP"):
+        fit(method("casl_state"), BRIGHT, lacking)
