@@ -9,9 +9,11 @@ from sparsight.report.run_files import dig, number
 
 NAMED = 4  # curves that carry a name in a chart
 SHORT = {
-    "casl": "CASL", "casl_everywhere": "CASL, everywhere", "casl_paper": "CASL as published", "casl_paper_k8":
-    "CASL as published, k = 8", "boundary_site_only": "BoundaryDiffusion, h alone", "casl_no_sae": "CASL, no SAE", "casl_random_latent": "CASL, random latents", "casl_random_direction":
-    "CASL, random directions", "casl_decoder_atom": "CASL, decoder atoms", "haas_supervised": "Haas, supervised",
+    "casl": "CASL", "casl_everywhere": "CASL, everywhere", "casl_paper": "CASL as published",
+    "casl_paper_k8": "CASL as published, k = 8",
+    "boundary_site_only": "BoundaryDiffusion, h alone", "casl_no_sae": "CASL, no SAE", "casl_random_latent": "CASL, random latents",
+    "casl_random_direction": "CASL, random directions", "casl_decoder_atom": "CASL, decoder atoms",
+    "haas_supervised": "Haas, supervised",
     "haas_pca": "Haas, PCA", "haas_jacobian": "Haas, Jacobian", "park_pullback": "Park, pullback", "asyrp": "Asyrp",
     "difflens": "DiffLens", "saeuron": "SAeUron", "boundary_diffusion": "BoundaryDiffusion", "image_slider": "image slider",
     "mean_difference": "mean difference", "mean_difference_map": "mean difference, map",
