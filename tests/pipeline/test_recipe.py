@@ -1,6 +1,7 @@
 import pytest
 
 from sparsight import SparsightError, load_recipe
+from sparsight.baselines import METHODS
 from sparsight.pipeline import recipe_names
 
 
@@ -10,7 +11,10 @@ def test_every_shipped_recipe_is_valid(name):
     if recipe.experiment == "casl":
         assert len(recipe.concepts) >= 6 and recipe.steer.k == 1
     elif name == "compare-avatars":
-        assert len(recipe.concepts) >= 8 and recipe.test >= 64 and len(recipe.seeds) == 3 and not recipe.methods
+        assert len(recipe.concepts) >= 8 and recipe.test >= 64 and len(recipe.seeds) == 3
+        assert {type(one) for one in recipe.entries().values()} == set(METHODS.values())  # none is left out in silence
+    elif name == "compare-scenes":
+        assert set(METHODS) <= set(recipe.entries()) and recipe.ours in recipe.entries()
     elif name == "demo-compare":
         assert set(recipe.methods) == set(recipe.entries())
     else:
