@@ -69,6 +69,7 @@ class _Builder:
         config = replace(config, steps=self.steps(config.steps))
         latents = ae.encode_all(encoder, self.renders())
         unet = dn.train_denoiser(latents, self.work / "denoiser", config, progress)
+        encoder.register_to_config(_name_or_path="")  # the folder it was built in is of no use elsewhere
         LDMPipeline(encoder.half(), unet.half(), dn.build_scheduler()).save_pretrained(self.weights / "model")
 
     def judge(self, kind: str, progress: Progress) -> None:

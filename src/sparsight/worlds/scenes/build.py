@@ -113,6 +113,7 @@ def save_pipeline(vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLIPText
 
     The small text encoder stays in fp32: transformers would load halves as halves, beside a U-Net that is not.
     """
+    vae.register_to_config(_name_or_path="")  # the folder it was built in is of no use elsewhere
     StableDiffusionPipeline(
         vae.half(), text.float(), build_tokenizer(), unet.half(), build_scheduler(), safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
