@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sklearn.svm import SVC
 
 from baselines.small_data import BRIGHT, BrightClip, alignment, noise, small_data
 from sparsight import Loop, SparsightError
@@ -90,10 +91,23 @@ def test_the_ablation_pushes_everywhere_and_needs_no_latent():
     assert not kept[:, ~inside].any() and kept[:, inside].any() and whole.all()
 
 
+def test_labels_teach_the_normal_of_the_state_in_that_place():
+    data = replace(small_data(), sources={k: v for k, v in small_data().sources.items() if k != "text"})
+    editor = fit(method("casl_state", by="labels", t=700), BRIGHT, data)
+    rows = data.at(700, "x_t", "tokens")
+    inside = editor.change.abs().sum(0) > 0
+    x = (rows["x_t"] * inside).flatten(1).double()
+    svm = SVC(kernel="linear").fit(x.numpy(), data.labels(BRIGHT).numpy())
+    cosine = torch.cosine_similarity(editor.change.flatten().double(), torch.tensor(svm.coef_[0]), dim=0)
+    assert 0 < inside.sum() < 64 and float(cosine) == pytest.approx(1, abs=1e-4)
+
+
 def test_what_cannot_be_is_said():
     data = small_data()
     with pytest.raises(SparsightError, match="place of CASL on the state"):
         method("casl_state", where="nowhere")
+    with pytest.raises(SparsightError, match="teacher of CASL on the state"):
+        method("casl_state", by="heart")
     with pytest.raises(SparsightError, match="acts at timestep 500, which a run of 7 steps leaves out"):
         edit_images(data.model, fit(method("casl_state", updates=1), BRIGHT, data), 1.0, noise(), Loop(7))
     lacking = replace(data, sources={k: v for k, v in data.sources.items() if k != "text"})

@@ -1,4 +1,4 @@
-"""CASL on the state, sparsight's own: the alignment's latents say where, its loss on x_t says what. No labels.
+"""CASL on the state, sparsight's own: the alignment's latents say where, its loss on x_t, or labels, say what.
 
 In the comparison, BoundaryDiffusion led CASL-Steer. Taken apart on validation faces, all of its lead came from moving
 x_t, none from its labels' hyperplane in the bottleneck; so here CASL moves x_t, where its own latents point to.
@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparsight.baselines.boundary import boundary
 from sparsight.baselines.data import FitData
-from sparsight.baselines.method import ALIGNMENTS, SAE, STORE, TEXT, Editor, Method, Plan
+from sparsight.baselines.method import ALIGNMENTS, LABELS, SAE, STORE, TEXT, Editor, Method, Plan
 from sparsight.baselines.steps import require_step, step_next_to
 from sparsight.baselines.units import untold
 from sparsight.concepts.concept import Concept
@@ -24,6 +25,7 @@ from sparsight.diffusion.model import DiffusionModel
 from sparsight.errors import SparsightError, unknown
 
 WHERE = ("latents", "everywhere")
+WAYS = ("text", "labels")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class CaslState(Method):
     """One push of x_t at the step next to `t`, in the positions that hold `share` of CASL's edit.
 
     `where` "everywhere" does without latents: the ablation that says what they are worth. The push is a constant map,
-    learned from the store's states next to `t` in `updates` steps.
+    learned from the store's states next to `t`: `by` "text" under CASL's loss, in `updates` steps and without labels; by
+    "labels" it is BoundaryDiffusion's normal of x_t, found in these positions alone.
     """
 
     name = "casl_state"
@@ -42,12 +45,17 @@ class CaslState(Method):
     t: int = 500
     share: float = 0.8
     where: str = "latents"
+    by: str = "text"
     updates: int = 60
     lr: float = 0.02
 
     def __post_init__(self) -> None:
         if self.where not in WHERE:
             raise unknown("place of CASL on the state", self.where, WHERE)
+        if self.by not in WAYS:
+            raise unknown("teacher of CASL on the state", self.by, WAYS)
+        if self.by == "labels":
+            object.__setattr__(self, "needs", type(self).needs - {TEXT} | {LABELS})
 
     def refusal(self, data: FitData) -> str | None:
         """Its training runs no prompts, and CASL has one code for all timesteps."""
@@ -62,14 +70,20 @@ class CaslState(Method):
         rows = data.at(stamp, "tokens", "x_t")
         states = rows["x_t"].float().to(data.model.device)
         where = self._place(concept, data, rows["tokens"].float(), states.shape[-2:]).to(states.device)
-        with torch.no_grad():
-            source, target = data.clip.text([concept.source, concept.target])
-        config = StateConfig(self.updates, lr=self.lr, seed=data.seed)
-        change = learn_state_map(data.model, states, stamp, (source, target), data.clip, where, config)
+        change = self._change(concept, data, states, stamp, where)
         if not float(change.norm()):
             raise SparsightError(f"the push towards {concept.name!r} is nothing: its loss has no slope here")
         size = states.flatten(1).norm(dim=1).mean()
         return StateEditor(t, change * size / change.norm(), float(change.norm() / size))
+
+    def _change(self, concept: Concept, data: FitData, states: Tensor, stamp: int, where: Tensor) -> Tensor:
+        if self.by == "labels":
+            normal = boundary(states * where, data.labels(concept).bool(), seed=data.seed).normal
+            return normal.float().to(states.device) * where
+        with torch.no_grad():
+            source, target = data.clip.text([concept.source, concept.target])
+        config = StateConfig(self.updates, lr=self.lr, seed=data.seed)
+        return learn_state_map(data.model, states, stamp, (source, target), data.clip, where, config)
 
     def _place(self, concept: Concept, data: FitData, tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
         own = data.model.site(data.site).grid
