@@ -7,7 +7,6 @@ is edited once, there, along both unit normals, and then denoised as usual.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,8 +15,8 @@ import torch
 from torch import Tensor
 
 from sparsight.baselines.data import FitData
-from sparsight.baselines.method import LABELS, STORE, Editor, Method, Plan
-from sparsight.baselines.steps import require_step, step_next_to
+from sparsight.baselines.method import LABELS, STORE, Editor, Method
+from sparsight.baselines.steps import OneStepEditor, stamp_next_to, step_next_to
 from sparsight.concepts.concept import Concept
 from sparsight.diffusion.conditioning import Conditioning
 from sparsight.diffusion.model import DiffusionModel
@@ -69,7 +68,7 @@ class BoundaryDiffusion(Method):
     def fit(self, concept: Concept, data: FitData) -> Editor:
         """Two SVMs at the run's timestep next to `t`, on the store's states next to that."""
         t = step_next_to(data, self.t)
-        rows = data.at(min(data.stamps(), key=lambda s: abs(s - t)), "tokens", "x_t")
+        rows = data.at(stamp_next_to(data, t), "tokens", "x_t")
         labels = data.labels(concept).bool()
         state, tokens = (
             boundary(rows[name], labels, held_out=self.held_out, seed=data.seed) for name in ("x_t", "tokens")
@@ -108,7 +107,7 @@ def across(x: Tensor, normal: Tensor, distance: float, form: str = "relative") -
 
 
 @dataclass(frozen=True)
-class BoundaryEditor(Editor):
+class BoundaryEditor(OneStepEditor):
     """Moves x_t and the site's tokens once, at the run's step `t`.
 
     Strength 1 is a distance, in both spaces, of the mean norm of the flattened tokens at that timestep.
@@ -122,11 +121,6 @@ class BoundaryEditor(Editor):
     form: str = "relative"
     spaces: tuple[str, ...] = SPACES
     unit = "a distance of the mean norm of the whole map of tokens, in x_t and in the site"
-
-    def context(self, model: DiffusionModel, strength: float, plan: Plan) -> AbstractContextManager[object]:
-        """Nothing, but a run without the step `t` would go unedited, and is refused."""
-        require_step(model, plan, self.t)
-        return nullcontext()
 
     def interventions(self, strength: float) -> Sequence[Intervention]:
         """The push of the tokens."""

@@ -6,7 +6,6 @@ x_t, none from its labels' hyperplane in the bottleneck; so here CASL moves x_t,
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +14,8 @@ from torch import Tensor
 
 from sparsight.baselines.boundary import boundary
 from sparsight.baselines.data import FitData
-from sparsight.baselines.method import ALIGNMENTS, LABELS, SAE, STORE, TEXT, Editor, Method, Plan
-from sparsight.baselines.steps import require_step, step_next_to
+from sparsight.baselines.method import ALIGNMENTS, LABELS, SAE, STORE, TEXT, Editor, Method
+from sparsight.baselines.steps import OneStepEditor, stamp_next_to, step_next_to
 from sparsight.baselines.units import untold
 from sparsight.concepts.concept import Concept
 from sparsight.concepts.state_map import StateConfig, learn_state_map, located
@@ -66,7 +65,7 @@ class CaslState(Method):
     def fit(self, concept: Concept, data: FitData) -> Editor:
         """Find the place, learn the push, put it into the unit of strength."""
         t = step_next_to(data, self.t)
-        stamp = min(data.stamps(), key=lambda s: abs(s - t))
+        stamp = stamp_next_to(data, t)
         rows = data.at(stamp, "tokens", "x_t")
         states = rows["x_t"].float().to(data.model.device)
         where = self._place(concept, data, rows["tokens"].float(), states.shape[-2:]).to(states.device)
@@ -86,26 +85,21 @@ class CaslState(Method):
         return learn_state_map(data.model, states, stamp, (source, target), data.clip, where, config)
 
     def _place(self, concept: Concept, data: FitData, tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
-        own = data.model.site(data.site).grid
         if self.where == "everywhere":
-            return tokens.new_ones(grid, dtype=bool)  # type: ignore[call-overload]
+            return torch.ones(grid, dtype=torch.bool)
+        own = data.model.site(data.site).grid
         kept = located(tokens, data.sae, data.alignment(concept), self.share)
         return F.interpolate(kept.reshape(1, 1, *own).float(), size=grid)[0, 0] > 0
 
 
 @dataclass(frozen=True)
-class StateEditor(Editor):
+class StateEditor(OneStepEditor):
     """Adds a fixed change (c, h, w) to x_t once, at the run's step `t`. `own` is its size as it was learned."""
 
     t: int
     change: Tensor
     own: float | None = None
     unit = "a distance of the mean norm of x_t"
-
-    def context(self, model: DiffusionModel, strength: float, plan: Plan) -> AbstractContextManager[object]:
-        """Nothing, but a run without the step `t` would go unedited, and is refused."""
-        require_step(model, plan, self.t)
-        return nullcontext()
 
     def move(
         self, model: DiffusionModel, x_t: Tensor, t: int, strength: float, conditioning: Conditioning | None = None

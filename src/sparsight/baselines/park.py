@@ -7,7 +7,6 @@ K times, x <- x + gamma (eps(x + delta v) - eps(x)).
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +15,8 @@ from torch import Tensor
 from sparsight.baselines.data import FitData
 from sparsight.baselines.difference import halves, weighted_sums
 from sparsight.baselines.jacobian import site_of_state, subspace
-from sparsight.baselines.method import GRADIENTS, LABELS, STORE, Editor, Method, Plan
-from sparsight.baselines.steps import require_step, step_next_to
+from sparsight.baselines.method import GRADIENTS, LABELS, STORE, Editor, Method
+from sparsight.baselines.steps import OneStepEditor, stamp_next_to, step_next_to
 from sparsight.concepts.concept import Concept
 from sparsight.diffusion.conditioning import Conditioning
 from sparsight.diffusion.model import DiffusionModel
@@ -89,7 +88,7 @@ class ParkPullback(Method):
     def fit(self, concept: Concept, data: FitData) -> Editor:
         """The labelled difference in h at the timestep, and for "global" the mean vector of some training images."""
         t = step_next_to(data, self.t)
-        stamp = min(data.stamps(), key=lambda s: abs(s - t))
+        stamp = stamp_next_to(data, t)
         wanted = weighted_sums(data, halves(data.labels(concept)))[stamp]
         basis = Basis(data.site, self.count, self.iterations, self.tolerance, data.seed)
         editor = ParkEditor(t, basis, wanted, self.gamma, self.delta, self.repeats)
@@ -101,7 +100,7 @@ class ParkPullback(Method):
 
 
 @dataclass(frozen=True)
-class ParkEditor(Editor):
+class ParkEditor(OneStepEditor):
     """Moves the state at the run's step `t`; strength 1 is the paper's step size, and a negative one turns v round.
 
     `vector` (c, h, w) is the global direction, None where each image has its own.
@@ -116,11 +115,6 @@ class ParkEditor(Editor):
     vector: Tensor | None = None
     unit = "the paper's step size gamma"
     own = 1.0
-
-    def context(self, model: DiffusionModel, strength: float, plan: Plan) -> AbstractContextManager[object]:
-        """Nothing, but a run without the step `t` would go unedited, and is refused."""
-        require_step(model, plan, self.t)
-        return nullcontext()
 
     def move(
         self, model: DiffusionModel, x_t: Tensor, t: int, strength: float, conditioning: Conditioning | None = None
