@@ -8,8 +8,10 @@ from sklearn.svm import SVC
 
 from baselines.small_data import BRIGHT, BrightClip, alignment, noise, small_data
 from sparsight import Loop, SparsightError
-from sparsight.baselines import edit_images, fit, method
+from sparsight.baselines import applicable, edit_images, fit, method
+from sparsight.baselines.state_editor import StateEditor
 from sparsight.concepts.state_map import StateConfig, learn_state_map, located
+from sparsight.pipeline.compare.together import Together
 
 
 def sizes(tokens, sae, W):
@@ -66,7 +68,7 @@ def test_the_map_lowers_casls_loss_and_is_nothing_outside_its_place():
 
 def test_the_editor_adds_the_map_once_and_denoises():
     data = small_data()
-    editor = fit(method("casl_state", t=690, updates=5), BRIGHT, data)
+    editor = fit(method("casl_state", t=690, updates=5, hold=False), BRIGHT, data)
     assert editor.t == 700 and not editor.interventions(1.0)
     norm = data.at(700, "x_t")["x_t"].flatten(1).norm(dim=1).mean()
     torch.testing.assert_close(editor.change.norm(), norm)
@@ -83,10 +85,10 @@ def test_the_editor_adds_the_map_once_and_denoises():
 def test_the_ablation_pushes_everywhere_and_needs_no_latent():
     data = small_data()
     kept, whole = (
-        fit(method("casl_state", where=w, updates=3), BRIGHT, data).change for w in ("latents", "everywhere")
+        fit(method("casl_state", where=w, by="text", updates=3), BRIGHT, data).change for w in ("latents", "everywhere")
     )
     tokens = data.at(500, "tokens")["tokens"]
-    place = located(tokens, data.sae, alignment(BRIGHT)).reshape(data.model.site("mid_block").grid)
+    place = located(tokens, data.sae, alignment(BRIGHT), 0.95).reshape(data.model.site("mid_block").grid)
     inside = torch.nn.functional.interpolate(place[None, None].float(), size=(8, 8))[0, 0] > 0
     assert not kept[:, ~inside].any() and kept[:, inside].any() and whole.all()
 
@@ -102,12 +104,97 @@ def test_labels_teach_the_normal_of_the_state_in_that_place():
     assert 0 < inside.sum() < 64 and float(cosine) == pytest.approx(1, abs=1e-4)
 
 
+def test_text_and_labels_are_summed_as_directions():
+    data = small_data()
+    asked, shown, both = (
+        fit(method("casl_state", by=by, text=0.3, updates=3), BRIGHT, data).change.flatten()
+        for by in ("text", "labels", "both")
+    )
+    assert asked.norm() == pytest.approx(float(shown.norm()), rel=1e-4)
+    sum_ = 0.3 * asked + 0.7 * shown
+    torch.testing.assert_close(both, sum_ * both.norm() / sum_.norm(), rtol=1e-3, atol=1e-3)
+    assert torch.cosine_similarity(asked, shown, dim=0) < 0.99
+
+
+def test_what_is_used_is_what_is_asked_for():
+    data = small_data()
+
+    def lacks(*names):
+        return replace(data, sources={k: v for k, v in data.sources.items() if k not in names})
+
+    assert fit(method("casl_state", by="text", updates=1), BRIGHT, lacks("labels", "images")).place is not None
+    everywhere = fit(method("casl_state", where="everywhere", by="labels"), BRIGHT, lacks("sae", "alignments", "text"))
+    assert everywhere.place is None
+    for missing in ("labels", "text", "sae", "alignments"):
+        assert "it needs" in (applicable(method("casl_state"), lacks(missing)) or "")
+
+
+def held(model, x, push, t_push, place, steps=10):
+    """The pushed path, all of it outside of `place` replaced by the unedited one after the push; written out."""
+    plain = x
+    for t, t_next in model.pairs(steps):
+        if t == t_push:
+            x = plain + push
+        elif t < t_push:
+            x = place * x + (1 - place) * plain
+        with torch.no_grad():
+            (x0, eps), (y0, e) = model.predict(x, t), model.predict(plain, t)
+        signal, sigma = model.schedule.levels(t_next, x)
+        x, plain = signal * x0 + sigma * eps, signal * y0 + sigma * e
+    return x
+
+
+def test_the_rest_of_the_picture_keeps_to_its_unedited_path():
+    data, place = small_data(), torch.zeros(8, 8, dtype=torch.bool)
+    place[2:6, 1:5] = True
+    change = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(1)) * place
+    editor, loop = StateEditor(700, change, place=place), Loop(10, "plain")
+    found = edit_images(data.model, editor, 0.7, noise(), loop)
+    expected = held(data.model, noise(), 0.7 * change, 700, place.float())
+    torch.testing.assert_close(found, expected.clamp(-1, 1), atol=1e-5, rtol=0)
+    free = edit_images(data.model, StateEditor(700, change), 0.7, noise(), loop)
+    assert (found - free).abs().max() > 1e-3 and not editor.path
+    everywhere = StateEditor(700, change, place=torch.ones_like(place))
+    torch.testing.assert_close(edit_images(data.model, everywhere, 0.7, noise(), loop), free)
+
+
+def test_two_editors_with_places_leave_each_other_free():
+    data, loop = small_data(), Loop(10, "plain")
+    places = torch.zeros(2, 8, 8, dtype=torch.bool)
+    places[0, :3], places[1, 5:] = True, True
+    changes = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * places[:, None]
+    one, two = (StateEditor(700, c, place=p) for c, p in zip(changes, places, strict=True))
+    union = StateEditor(700, changes.sum(0), place=places.any(0))
+    found = edit_images(data.model, Together(((one, 1.0), (two, 1.0))), 1.0, noise(), loop)
+    expected = edit_images(data.model, union, 1.0, noise(), loop)
+    alone = edit_images(data.model, one, 1.0, noise(), loop)
+    inside = places.any(0)
+    assert (found - expected).abs()[..., inside].max() < 0.1 * (alone - expected).abs()[..., places[1]].max()
+    with_free = Together(((one, 1.0), (StateEditor(700, changes[1]), 1.0)))
+    torch.testing.assert_close(
+        edit_images(data.model, with_free, 1.0, noise(), loop),
+        edit_images(data.model, StateEditor(700, changes.sum(0)), 1.0, noise(), loop),
+    )
+
+
+def test_a_held_picture_needs_a_run_without_fresh_noise_and_its_context():
+    data = small_data()
+    editor = StateEditor(700, torch.ones(3, 8, 8), place=torch.zeros(8, 8, dtype=torch.bool))
+    with pytest.raises(SparsightError, match=r"eta must be 0, not 0\.5"):
+        edit_images(data.model, editor, 1.0, noise(), Loop(10, eta=0.5))
+    with pytest.raises(SparsightError, match="use edit_images"):
+        editor.move(data.model, noise(), 700, 1.0)
+    assert torch.equal(editor.move(data.model, noise(), 700, 0.0), noise())
+
+
 def test_what_cannot_be_is_said():
     data = small_data()
     with pytest.raises(SparsightError, match="place of CASL on the state"):
         method("casl_state", where="nowhere")
     with pytest.raises(SparsightError, match="teacher of CASL on the state"):
         method("casl_state", by="heart")
+    with pytest.raises(SparsightError, match=r"text.s weight in CASL on the state is 1\.5"):
+        method("casl_state", text=1.5)
     with pytest.raises(SparsightError, match="acts at timestep 500, which a run of 7 steps leaves out"):
         edit_images(data.model, fit(method("casl_state", updates=1), BRIGHT, data), 1.0, noise(), Loop(7))
     lacking = replace(data, sources={k: v for k, v in data.sources.items() if k != "text"})

@@ -1,4 +1,4 @@
-"""CASL on the state, sparsight's own: the alignment's latents say where, its loss on x_t, or labels, say what.
+"""CASL on the state, sparsight's own: the alignment's latents say where, its loss and labels say what.
 
 In the comparison, BoundaryDiffusion led CASL-Steer. Taken apart on validation faces, all of its lead came from moving
 x_t, none from its labels' hyperplane in the bottleneck; so here CASL moves x_t, where its own latents point to.
@@ -15,16 +15,15 @@ from torch import Tensor
 from sparsight.baselines.boundary import boundary
 from sparsight.baselines.data import FitData
 from sparsight.baselines.method import ALIGNMENTS, LABELS, SAE, STORE, TEXT, Editor, Method
-from sparsight.baselines.steps import OneStepEditor, stamp_next_to, step_next_to
+from sparsight.baselines.state_editor import StateEditor
+from sparsight.baselines.steps import stamp_next_to, step_next_to
 from sparsight.baselines.units import untold
 from sparsight.concepts.concept import Concept
 from sparsight.concepts.state_map import StateConfig, learn_state_map, located
-from sparsight.diffusion.conditioning import Conditioning
-from sparsight.diffusion.model import DiffusionModel
 from sparsight.errors import SparsightError, unknown
 
 WHERE = ("latents", "everywhere")
-WAYS = ("text", "labels")
+WAYS = ("text", "labels", "both")
 
 
 @dataclass(frozen=True)
@@ -33,18 +32,22 @@ class CaslState(Method):
 
     `where` "everywhere" does without latents: the ablation that says what they are worth. The push is a constant map,
     learned from the store's states next to `t`: `by` "text" under CASL's loss, in `updates` steps and without labels; by
-    "labels" it is BoundaryDiffusion's normal of x_t, found in these positions alone.
+    "labels" it is BoundaryDiffusion's normal of x_t, found in these positions alone; by "both" the sum of the two
+    directions, of which the text's has the weight `text` and the labels' the rest. With `hold` the rest of the picture
+    keeps to its unedited path.
     """
 
     name = "casl_state"
     title = "CASL on the state"
     paper = "sparsight; from arXiv 2601.15441 and arXiv 2302.08357"
-    needs = frozenset({ALIGNMENTS, SAE, STORE, TEXT})
+    needs = frozenset({ALIGNMENTS, SAE, STORE, TEXT, LABELS})
 
     t: int = 500
-    share: float = 0.8
+    share: float = 0.95
     where: str = "latents"
-    by: str = "text"
+    by: str = "both"
+    text: float = 0.3
+    hold: bool = True
     updates: int = 60
     lr: float = 0.02
 
@@ -53,14 +56,17 @@ class CaslState(Method):
             raise unknown("place of CASL on the state", self.where, WHERE)
         if self.by not in WAYS:
             raise unknown("teacher of CASL on the state", self.by, WAYS)
-        if self.by == "labels":
-            object.__setattr__(self, "needs", type(self).needs - {TEXT} | {LABELS})
+        if not 0 <= self.text <= 1:
+            raise SparsightError(f"the text's weight in CASL on the state is {self.text}, but must lie between 0 and 1")
+        unused = {"text": {LABELS}, "labels": {TEXT}}.get(self.by, set())
+        unused |= {ALIGNMENTS, SAE} if self.where == "everywhere" else set()
+        object.__setattr__(self, "needs", type(self).needs - unused)
 
     def refusal(self, data: FitData) -> str | None:
         """Its training runs no prompts, and CASL has one code for all timesteps."""
         if data.model.takes_prompts:
             return "it is trained on a model without prompts"
-        return untold(data)
+        return untold(data) if SAE in self.needs else None
 
     def fit(self, concept: Concept, data: FitData) -> Editor:
         """Find the place, learn the push, put it into the unit of strength."""
@@ -73,12 +79,27 @@ class CaslState(Method):
         if not float(change.norm()):
             raise SparsightError(f"the push towards {concept.name!r} is nothing: its loss has no slope here")
         size = states.flatten(1).norm(dim=1).mean()
-        return StateEditor(t, change * size / change.norm(), float(change.norm() / size))
+        place = where if self.hold and self.where == "latents" else None
+        return StateEditor(t, change * size / change.norm(), float(change.norm() / size), place)
 
     def _change(self, concept: Concept, data: FitData, states: Tensor, stamp: int, where: Tensor) -> Tensor:
+        """The push (c, h, w), zero outside of `where` (h, w) bool."""
+        if self.by == "text":
+            return self._asked(concept, data, states, stamp, where)
+        shown = self._shown(concept, data, states, where)
         if self.by == "labels":
-            normal = boundary(states * where, data.labels(concept).bool(), seed=data.seed).normal
-            return normal.float().to(states.device) * where
+            return shown
+        asked = self._asked(concept, data, states, stamp, where)
+        size = asked.norm()
+        return size * ((1 - self.text) * shown + self.text * asked / size.clamp_min(1e-12))
+
+    def _shown(self, concept: Concept, data: FitData, states: Tensor, where: Tensor) -> Tensor:
+        """What labelled states show: the unit normal between those with the concept and those without."""
+        normal = boundary((states * where).cpu(), data.labels(concept).bool(), seed=data.seed).normal
+        return normal.float().to(states.device) * where
+
+    def _asked(self, concept: Concept, data: FitData, states: Tensor, stamp: int, where: Tensor) -> Tensor:
+        """What CASL's loss asks for, in the size that it asks for."""
         with torch.no_grad():
             source, target = data.clip.text([concept.source, concept.target])
         config = StateConfig(self.updates, lr=self.lr, seed=data.seed)
@@ -90,21 +111,3 @@ class CaslState(Method):
         own = data.model.site(data.site).grid
         kept = located(tokens, data.sae, data.alignment(concept), self.share)
         return F.interpolate(kept.reshape(1, 1, *own).float(), size=grid)[0, 0] > 0
-
-
-@dataclass(frozen=True)
-class StateEditor(OneStepEditor):
-    """Adds a fixed change (c, h, w) to x_t once, at the run's step `t`. `own` is its size as it was learned."""
-
-    t: int
-    change: Tensor
-    own: float | None = None
-    unit = "a distance of the mean norm of x_t"
-
-    def move(
-        self, model: DiffusionModel, x_t: Tensor, t: int, strength: float, conditioning: Conditioning | None = None
-    ) -> Tensor:
-        """The push, at its step."""
-        if strength == 0 or t != self.t:
-            return x_t
-        return x_t + strength * self.change.to(x_t.device, x_t.dtype)

@@ -56,12 +56,16 @@ NEEDS = {
 
 @dataclass(frozen=True)
 class Plan:
-    """The run that an editor is about to change: `noise` (B, c, h, w) is x_T, fp32; the rest is as `walk` takes it."""
+    """The run that an editor is about to change: `noise` (B, c, h, w) is x_T, fp32; `beside` are the other editors in it.
+
+    The rest is as `walk` takes it.
+    """
 
     noise: Tensor
     loop: Loop
     conditioning: Conditioning | None = None
     generator: torch.Generator | None = None
+    beside: tuple[Editor, ...] = ()
 
 
 class Editor:
@@ -69,11 +73,13 @@ class Editor:
 
     At strength 0 none may change a single bit. Positive strengths bring the concept, negative ones take it away.
     `unit` says in words what strength 1 is; see `units.py` for the one that methods on a site share. `own` is the
-    strength at which the editor is the paper's own setting, where the paper has one.
+    strength at which the editor is the paper's own setting, where the paper has one. `place` (h, w) bool is where in the
+    state it edits, for editors that hold the rest.
     """
 
     unit: str = "one mean norm of the site's tokens"
     own: float | None = None
+    place: Tensor | None = None
 
     def interventions(self, strength: float) -> Sequence[Intervention]:
         """Changes of a site's tokens, as the loop takes them. In an asymmetric loop they move x0 alone."""

@@ -73,6 +73,17 @@ def test_figures_are_those_of_the_saved_images(run, metrics):
     assert found["true_epr"]["value"] == pytest.approx(report.true_epr.value, rel=1e-6)
 
 
+def test_the_true_edit_is_measured_as_methods_are(run, metrics):
+    truth, judged = metrics["truth"], json.loads((run.folder / "images/seed0/Beard/test/images.json").read_text())
+    assert truth["auc"]["n"] == 8 and truth["auc_damage"]["value"] > 0
+    own = metrics["concepts"]["Beard"]["truth"]["curve"]
+    assert own["share"][-1]["value"] == pytest.approx(1, abs=0.15)  # the whole of it, but for the autoencoder
+    assert own["distance"][-1]["value"] == pytest.approx(judged["truth_distance"], rel=0.1)
+    shares = [one["value"] for one in own["share"]]
+    assert shares == sorted(shares) and shares[0] < 0.5
+    assert "the true edit, faded in" in (run.folder / "report.html").read_text()
+
+
 def test_the_parquet_file_has_a_row_for_every_image_judge_and_strength(run):
     table = pq.read_table(run.folder / "results.parquet")
     cells = [json.loads(p.read_text()) for p in run.folder.glob("cells/**/cell.json")]

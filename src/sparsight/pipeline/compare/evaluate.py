@@ -15,6 +15,7 @@ from sparsight.pipeline.compare.methods import Figures, Stratum, of_concept, of_
 from sparsight.pipeline.compare.orders import metric_orders, stability
 from sparsight.pipeline.compare.score import score_cell
 from sparsight.pipeline.compare.table import Scored, finished_cells, read_cell, write_results
+from sparsight.pipeline.compare.truth import of_truth, true_edits
 from sparsight.pipeline.run import versions
 
 if TYPE_CHECKING:
@@ -39,18 +40,19 @@ def metrics(run: CompareRun, cells: list[Cell]) -> dict[str, Any]:
     """metrics.json of the finished cells."""
     main = [read_cell(run, cell) for cell in cells if cell.kind == "main"]
     curves, figures, limits = _measured(run, main)
-    judge, kinds = run.recipe.judge, run.subject.kinds
+    judge, kinds, truth = run.recipe.judge, run.subject.kinds, true_edits(run)
+    true = {c: of_truth(run, [s for s in truth if s.cell.concept == c], limits[judge]) for c in run.concepts}
     return {
         "schema": 1, "experiment": "compare", "seed": run.recipe.seeds[0], "seeds": list(run.recipe.seeds),
         "versions": versions(), "recipe": run.recipe.plain(), "names": dict(run.subject.names),
         "inversion": inversion(run),
         "ours": run.recipe.ours, "words": dict(run.subject.words),
-        **of_kind(run, main, curves, figures, run.concepts),
+        **of_kind(run, main, curves, figures, run.concepts), "truth": of_truth(run, truth, limits[judge]),
         "kinds": {kind: of_kind(run, main, curves, figures, own) for kind, own in kinds.items()} if len(kinds) > 1 else {},
         "not_applicable": {n: {"title": run.entries[n].title, "why": why} for n, why in run.not_applicable.items()},
         "unfit": {n: dict(by) for n, by in run.unfit.items() if n not in run.not_applicable},
         "failed": run.failures(),
-        "concepts": {c: of_concept(run, c, figures[judge], curves[judge]) for c in run.concepts},
+        "concepts": {c: of_concept(run, c, figures[judge], curves[judge]) | {"truth": true[c]} for c in run.concepts},
         "few": few_shot(run, [read_cell(run, c) for c in cells if c.kind == "few"], limits[judge]),
         "two": two_concepts(run, [read_cell(run, c) for c in cells if c.kind == "two"]),
         "entanglement": entanglement(run, main),

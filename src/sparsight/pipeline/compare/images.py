@@ -102,6 +102,7 @@ def _start_split(run: CompareRun, group: Group, split: str, count: int) -> None:
         write_sheet(folder / "counterfactual.png", truth)
     with atomic(folder / "noise.safetensors") as temporary:
         save_file({"noise": noise.contiguous()}, temporary)
+    (folder / "truth.parquet").unlink(missing_ok=True)  # what was measured on the images that were here
     write_json(folder / "images.json", {
         "numbers": numbers, "tile": list(original.shape[-2:]), "truth": truth is not None,
         "truth_distance": None if truth is None else float(subject.perceptual(original, truth).mean()),

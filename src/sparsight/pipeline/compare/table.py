@@ -38,14 +38,15 @@ def finished_cells(run: CompareRun) -> list[Cell]:
 
 def read_cell(run: CompareRun, cell: Cell) -> Scored:
     """The scores of one cell."""
+    folder = run.folder / cell.path
+    return Scored(cell, read_json(folder / "cell.json"), read_rows(folder / "scores.parquet"))
+
+
+def read_rows(path: Path) -> dict[str, dict[str, Numbers]]:
+    """Rows of one group of images as arrays (n, sheets), by judge and figure."""
     import pyarrow.parquet as pq
 
-    folder = run.folder / cell.path
-    table = pq.read_table(folder / "scores.parquet").to_pydict()
-    return Scored(cell, read_json(folder / "cell.json"), _columns(table))
-
-
-def _columns(table: dict[str, list[Any]]) -> dict[str, dict[str, Numbers]]:
+    table: dict[str, list[Any]] = pq.read_table(path).to_pydict()
     judges, sheets = (list(dict.fromkeys(table[name])) for name in ("judge", "sheet"))
     told = ("kind", "seed", "concept", "method", "learned", "sheet", "level", "strength", "image", "judge")
     judge, sheet = np.array(table["judge"]), np.array(table["sheet"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -42,8 +42,9 @@ class Together(Editor):
     @contextmanager
     def _all(self, model: DiffusionModel, strength: float, plan: Plan) -> Iterator[None]:
         with ExitStack() as stack:
-            for editor, own in self.parts:
-                stack.enter_context(editor.context(model, strength * own, plan))
+            for i, (editor, own) in enumerate(self.parts):
+                others = tuple(other for j, (other, _) in enumerate(self.parts) if j != i)
+                stack.enter_context(editor.context(model, strength * own, replace(plan, beside=others)))
             yield
 
     def context(self, model: DiffusionModel, strength: float, plan: Plan) -> AbstractContextManager[object]:

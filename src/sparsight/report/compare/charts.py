@@ -43,10 +43,11 @@ def curve_chart(
     size: tuple[int, int],
     ours: str,
     limit: float | None = None,
+    truth: Any = None,
 ) -> Markup:
     """All methods thin, `shown` in the strokes of `strokes`, ours in the accent colour with its interval.
 
-    `limit` is where areas end.
+    `limit` is where areas end. `truth` is the curve of the true edit, broad and pale behind all others.
     """
     known = {name: points(curve, over) for name, curve in curves.items()}
     known = {name: line for name, line in known.items() if len(line) > 1}
@@ -69,11 +70,12 @@ def curve_chart(
                 }
             ax.plot(*zip(*known[name], strict=True), **style)
         _band(ax, curves.get(ours), over)
+        ends = [line[-1][0] for name, line in known.items() if name in named] or [1.0]
+        ax.plot(*zip(*points(truth, over), strict=True), color=RULE, linewidth=6, solid_capstyle="butt", zorder=0)
         if limit is not None:
             ax.axvline(limit, color=RULE, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
         ax.axhline(0, color=RULE, linewidth=0.8, zorder=0)
         ax.locator_params(nbins=5)
-        ends = [line[-1][0] for name, line in known.items() if name in named] or [1.0]
         ax.set_xlim(0, 1.06 * max(ends))
         ax.set_xlabel(dict(DAMAGES)[over])
 
@@ -124,8 +126,8 @@ def _names(ax: Axes, ends: Mapping[str, tuple[float, float]], ours: str) -> None
         )
 
 
-def rank_chart(rows: Sequence[tuple[str, Number]], title: str, ours: str) -> Markup:
-    """One dot with its interval for each method, best first, ours in the accent colour."""
+def rank_chart(rows: Sequence[tuple[str, Number]], title: str, ours: str, truth: Number) -> Markup:
+    """One dot with its interval for each method, best first, ours in the accent colour; `truth` is a broad pale line."""
     known = [(name, n) for name, n in rows if n.value is not None]
 
     def draw(ax: Axes) -> None:
@@ -136,6 +138,8 @@ def rank_chart(rows: Sequence[tuple[str, Number]], title: str, ours: str) -> Mar
             ax.plot([value], [y], "o", color=colour, markersize=6.5, markeredgecolor=PAPER)
             ax.annotate(digits(value), (high, y), (7, -4), textcoords="offset points", color=colour, size=10.5)
         ax.axvline(0, color=RULE, linewidth=0.8, zorder=0)
+        if truth.value is not None:
+            ax.axvline(truth.value, color=RULE, linewidth=6, zorder=0)
         ax.set_yticks(range(len(known)), [short(name) for name, _ in known])
         for tick, (name, _) in zip(ax.get_yticklabels(), known, strict=True):
             tick.set_color(ACCENT if name == ours else INK)

@@ -27,7 +27,8 @@ def view(metrics: dict[str, Any], kind: str) -> dict[str, Any]:
     rows = [(n, read_number(metrics, "methods", n, "auc")) for n in ranked(methods)]
     return {
         "kind": kind, "strokes": charts.strokes(shown, ours), "verdict": verdict(metrics, kind),
-        "rank_chart": charts.rank_chart(rows, f"AUC of every method {kind}".strip(), ours),
+        "truth": (truth := read_number(metrics, "truth", "auc")),
+        "rank_chart": charts.rank_chart(rows, f"AUC of every method {kind}".strip(), ours, truth),
         "ranking": tables.ranking(metrics), "curves": _curves(metrics, curves, shown, kind),
         "small": _small(metrics, shown, kind), "matched": tables.matched(metrics), "judges": tables.judges(metrics),
         "orders": tables.orders(metrics),
@@ -39,7 +40,11 @@ def _curves(metrics: dict[str, Any], curves: dict[str, Any], shown: list[str], k
     levels = listing(dig(metrics, "recipe", "levels"))
     limits = {"distance": number(levels[-1]) if levels else None}
     title, ours = f"all concepts {kind}".strip(), ours_of(metrics)
-    found = [charts.curve_chart(curves, shown, over, title, WIDE, ours, limits.get(over)) for over, _ in charts.DAMAGES]
+    truth = dig(metrics, "truth", "curve")
+    found = [
+        charts.curve_chart(curves, shown, over, title, WIDE, ours, limits.get(over), truth)
+        for over, _ in charts.DAMAGES
+    ]
     return [svg for svg in found if svg]
 
 
@@ -52,7 +57,8 @@ def _small(metrics: dict[str, Any], shown: list[str], kind: str) -> list[dict[st
         bent = {n: dig(one, "curve") for n, one in mapping(dig(record, "methods")).items() if n in known}
         truth = read_number(metrics, "concepts", concept, "truth_distance")
         found.append({
-            "concept": concept, "svg": charts.curve_chart(bent, shown, "distance", concept, SMALL, ours_of(metrics)),
+            "concept": concept, "svg": charts.curve_chart(
+                bent, shown, "distance", concept, SMALL, ours_of(metrics), truth=dig(record, "truth", "curve")),
             "truth": truth.text if truth.value is not None else None,
         })  # fmt: skip
     return found
