@@ -106,6 +106,7 @@ class Editor:
         return nullcontext()
 
 
+@dataclass(frozen=True)
 class Method:
     """A way to edit a concept. Options are fields of the subclass, which is a frozen dataclass; the rest is said here.
 

@@ -12,7 +12,7 @@ from sparsight.baselines import METHODS
 from sparsight.images import read_sheet
 from sparsight.metrics import editing_precision
 from sparsight.pipeline.compare import edit, stages
-from sparsight.pipeline.compare.cells import plan, record
+from sparsight.pipeline.compare.cells import Cell, cell_key, plan, record
 from sparsight.pipeline.compare.images import Group, invert_group
 from sparsight.pipeline.results import results_of
 from sparsight.pipeline.run import run_of
@@ -125,6 +125,14 @@ def test_a_second_run_does_nothing_again(run):
     }
     run_recipe(load_recipe("demo-compare", SMALL), run.folder)
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+
+def test_a_default_that_is_spelled_out_is_no_other_cell_and_another_option_is(run):
+    cell, keys = Cell("main", 0, "Beard", "mean_difference"), []
+    for options in ({}, {"form": "vector"}, {"form": "map"}):
+        asked = load_recipe("demo-compare", [*SMALL, f"options={json.dumps({'mean_difference': options})}"])
+        keys.append(cell_key(run_of(asked, run.folder), cell))
+    assert keys[0] == keys[1] == record(run, cell)["key"] and keys[2] != keys[0]
 
 
 def test_results_have_the_documented_form(run, tmp_path):

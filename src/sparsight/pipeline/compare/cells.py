@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,8 +79,8 @@ def reasons(run: CompareRun) -> dict[str, dict[str, str]]:
 
 
 def cell_key(run: CompareRun, cell: Cell) -> str:
-    """A digest of what the cell rests on; other methods and concepts of the recipe are no part of it."""
-    recipe = run.recipe
+    """A digest of what the cell rests on, the method's defaults included; other methods and concepts are no part of it."""
+    recipe, entry = run.recipe, run.entries[cell.method]
     own: tuple[float, ...] = ()
     if cell.kind == "few":
         own = (recipe.few.test, cell.images)
@@ -88,7 +88,7 @@ def cell_key(run: CompareRun, cell: Cell) -> str:
         own = (recipe.two.test, recipe.two.level)
     return digest([
         run.subject.key(cell.seed), recipe.seeds.index(cell.seed), cell.kind, cell.concept,
-        recipe.entry_options(cell.method), recipe.levels, recipe.tolerance, recipe.validation, recipe.test, recipe.judge,
+        entry.name, asdict(entry), recipe.levels, recipe.tolerance, recipe.validation, recipe.test, recipe.judge,
         recipe.curves_on, own,
     ])  # fmt: skip
 

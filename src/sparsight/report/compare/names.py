@@ -9,7 +9,8 @@ from sparsight.report.run_files import dig, number
 
 NAMED = 4  # curves that carry a name in a chart
 SHORT = {
-    "casl": "CASL", "casl_everywhere": "CASL, everywhere", "casl_labels": "CASL, labels", "casl_paper": "CASL as published",
+    "casl": "CASL", "casl_everywhere": "CASL, everywhere", "casl_text": "CASL, texts alone", "casl_labels": "CASL, labels alone",
+    "casl_paper": "CASL as published",
     "casl_paper_k8": "CASL as published, k = 8",
     "boundary_site_only": "BoundaryDiffusion, h alone", "casl_no_sae": "CASL, no SAE", "casl_random_latent": "CASL, random latents",
     "casl_random_direction": "CASL, random directions", "casl_decoder_atom": "CASL, decoder atoms",
