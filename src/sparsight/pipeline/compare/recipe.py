@@ -131,5 +131,5 @@ class CompareRecipe(Recipe):
         return method(str(kind), **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
 
     def entry_options(self, name: str) -> dict[str, Any]:
-        """What the recipe says of one method, for digests."""
+        """What the recipe says of one method."""
         return {**self.variants.get(name, {"method": name}), **self.options.get(name, {})}
