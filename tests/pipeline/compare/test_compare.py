@@ -184,7 +184,8 @@ def test_a_stopped_run_goes_on_without_doing_cells_again(run, monkeypatch):
     assert record(run_of(more, run.folder), first) is not None and not (run.folder / second.path / "cell.json").exists()
     monkeypatch.setattr(stages, "edit_cell", lambda asked, cell: (seen.append(cell), own(asked, cell)))
     run_recipe(more, run.folder, until="edit")
-    assert seen[2:] == [second] and all(record(run, c) for c in plan(Run.open(run.folder)))
+    opened = Run.open(run.folder)
+    assert seen[2:] == [second] and all(record(opened, c) for c in plan(opened))
 
 
 @pytest.mark.parametrize(
