@@ -140,6 +140,11 @@ def test_results_have_the_documented_form(run, tmp_path):
     found = json.loads((tmp_path / "comparison.json").read_text())["methods"]["casl"]
     assert {"auc", "epr", "true_epr", "model_calls"} <= set(found)
     assert "text_slider" in (tmp_path / "comparison.tables.md").read_text()
+    whole = json.loads((tmp_path / "comparison.json").read_text())
+    beard, text = whole["concepts"]["Beard"], (tmp_path / "comparison.tables.md").read_text()
+    assert set(beard["methods"]["casl"]) == {"auc", "epr", "true_epr"} and "curve" not in beard["truth"]
+    for said in ("## AUC, concept by concept", "## EPR, concept by concept", "The true edit, faded in: AUC"):
+        assert said in text
 
 
 def test_a_failed_cell_is_recorded_and_tried_again_and_only_it(run, monkeypatch):

@@ -26,7 +26,9 @@ KEPT = (
     "few",
     "two",
     "recipe",
+    "truth",
 )
+OF_CONCEPT = (("auc", "AUC"), ("epr", "EPR"), ("true_epr", "true EPR"))
 FIGURES = (
     ("auc", "AUC"), ("rank", "place"), ("versus", "ours minus it"), ("auc_damage", "AUC over other logits"),
     ("auc_identity_loss", "AUC over identity"), ("epr", "EPR"), ("true_epr", "true EPR"), ("flip_rate", "flips"),
@@ -43,8 +45,19 @@ def write_results(runs: Sequence[CompareRun], out: Path, command: str) -> dict[s
         raise SparsightError("a comparison holds all its seeds: give one run folder")
     metrics = read_json(runs[0].folder / "metrics.json")
     found = {"command": command, "methods": metrics["methods"], **{key: metrics[key] for key in KEPT}}
+    found["concepts"] = {concept: _of_concept(one) for concept, one in metrics["concepts"].items()}
     write_tables(out, found, tables(found))
     return found
+
+
+def _of_concept(one: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of a concept: no curves."""
+    methods = {name: {key: by[key] for key, _ in OF_CONCEPT} for name, by in one["methods"].items()}
+    return {
+        **one,
+        "methods": methods,
+        "truth": one["truth"] and {key: v for key, v in one["truth"].items() if key != "curve"},
+    }
 
 
 def tables(found: Mapping[str, Any]) -> str:
@@ -58,6 +71,7 @@ def tables(found: Mapping[str, Any]) -> str:
         "## Inversion, before any edit",
         f"{rebuilt}." if inversion["psnr"] else "Nothing was inverted: the model drew each image from a known noise.",
         *(part for kind, own in (found["kinds"] or {"": found}).items() for part in _kind(own, kind, found["ours"])),
+        *_concepts(found),
         "## What each costs",
         table(["method", "fit s", "shared s", "s an image", "fit calls", "calls an image"],
              [_costs(n, methods[n]) for n in _order(methods)]),
@@ -74,15 +88,35 @@ def _kind(found: Mapping[str, Any], kind: str, ours: str) -> list[str]:
     """The tables of one kind of concepts, or of all where there is one."""
     methods, stable, of = found["methods"], found["stability"], f", {kind}" if kind else ""
     order = _order(methods)
-    return [
+    parts = [
         f"## Methods{of}",
         table(["method", *(title for _, title in FIGURES), "cells"], [_method(n, methods[n], ours) for n in order]),
+        _truth(found.get("truth")),
         f"## Place under each judge{of}",
         table(["method", *stable["ranks"]], [[n, *(f"{by[n]:g}" for by in stable["ranks"].values())] for n in order]),
         f"Spearman between two judges, mean: {interval(stable['mean'])}.",
         f"## Which figure orders methods as true EPR does{of}",
         "\n".join(f"- {key}: {interval(one)}" for key, one in found["orders"].items()),
     ]
+    return [part for part in parts if part]
+
+
+def _truth(truth: Mapping[str, Any] | None) -> str:
+    """The true edit's areas in words, "" where there is none."""
+    said = [f"{title} {interval(truth[key])}" for key, title in FIGURES if truth and key in truth] if truth else []
+    return f"The true edit, faded in: {', '.join(said)}." if said else ""
+
+
+def _concepts(found: Mapping[str, Any]) -> list[str]:
+    """Each method on each concept, a table a figure."""
+    names, by = list(found["concepts"]), found["concepts"]
+    parts: list[str] = []
+    for key, title in OF_CONCEPT:
+        rows = [[n, *(interval(by[c]["methods"].get(n, {}).get(key)) for c in names)] for n in _order(found["methods"])]
+        if key == "auc" and found["truth"]:
+            rows.append(["*the true edit, faded in*", *(interval(by[c]["truth"]["auc"]) for c in names)])
+        parts += [f"## {title}, concept by concept", table(["method", *names], rows)]
+    return parts
 
 
 def _order(methods: Mapping[str, Any]) -> list[str]:
