@@ -70,11 +70,12 @@ class BoundaryDiffusion(Method):
         t = step_next_to(data, self.t)
         rows = data.at(stamp_next_to(data, t), "tokens", "x_t")
         labels = data.labels(concept).bool()
-        state, tokens = (
-            boundary(rows[name], labels, held_out=self.held_out, seed=data.seed) for name in ("x_t", "tokens")
-        )
+        found = {
+            space: boundary(rows[column], labels, held_out=self.held_out, seed=data.seed)
+            for space, column in zip(SPACES, ("x_t", "tokens"), strict=True) if space in self.spaces
+        }  # fmt: skip
         unit = float(rows["tokens"].flatten(1).norm(dim=1).mean())
-        return BoundaryEditor(data.site, t, state, tokens, unit, self.form, self.spaces)
+        return BoundaryEditor(data.site, t, found.get("x_t"), found.get("site"), unit, self.form)
 
 
 def boundary(points: Tensor, labels: Tensor, *, held_out: float = 0.25, seed: int = 0) -> Boundary:
@@ -108,23 +109,22 @@ def across(x: Tensor, normal: Tensor, distance: float, form: str = "relative") -
 
 @dataclass(frozen=True)
 class BoundaryEditor(OneStepEditor):
-    """Moves x_t and the site's tokens once, at the run's step `t`.
+    """Moves x_t and the site's tokens once, at the run's step `t`; None leaves one of the two where it is.
 
     Strength 1 is a distance, in both spaces, of the mean norm of the flattened tokens at that timestep.
     """
 
     site: str
     t: int
-    state: Boundary
-    tokens: Boundary
+    state: Boundary | None
+    tokens: Boundary | None
     distance: float
     form: str = "relative"
-    spaces: tuple[str, ...] = SPACES
     unit = "a distance of the mean norm of the whole map of tokens, in x_t and in the site"
 
     def interventions(self, strength: float) -> Sequence[Intervention]:
         """The push of the tokens."""
-        if "site" not in self.spaces:
+        if self.tokens is None:
             return ()
         return (_Push(self.site, self.t, self.tokens.normal, strength * self.distance, self.form),)
 
@@ -132,7 +132,7 @@ class BoundaryEditor(OneStepEditor):
         self, model: DiffusionModel, x_t: Tensor, t: int, strength: float, conditioning: Conditioning | None = None
     ) -> Tensor:
         """The push of the state."""
-        if strength == 0 or t != self.t or "x_t" not in self.spaces:
+        if strength == 0 or t != self.t or self.state is None:
             return x_t
         return across(x_t, self.state.normal, strength * self.distance, self.form)
 
