@@ -70,12 +70,12 @@ def curve_chart(
                 }
             ax.plot(*zip(*known[name], strict=True), **style)
         _band(ax, curves.get(ours), over)
-        ends = [line[-1][0] for name, line in known.items() if name in named] or [1.0]
         ax.plot(*zip(*points(truth, over), strict=True), color=RULE, linewidth=6, solid_capstyle="butt", zorder=0)
         if limit is not None:
             ax.axvline(limit, color=RULE, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
         ax.axhline(0, color=RULE, linewidth=0.8, zorder=0)
         ax.locator_params(nbins=5)
+        ends = [line[-1][0] for name, line in known.items() if name in named] or [1.0]
         ax.set_xlim(0, 1.06 * max(ends))
         ax.set_xlabel(dict(DAMAGES)[over])
 

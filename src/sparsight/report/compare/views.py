@@ -25,9 +25,10 @@ def view(metrics: dict[str, Any], kind: str) -> dict[str, Any]:
     methods, ours = mapping(metrics.get("methods")), ours_of(metrics)
     shown, curves = named(methods, ours), {n: dig(one, "curve") for n, one in methods.items()}
     rows = [(n, read_number(metrics, "methods", n, "auc")) for n in ranked(methods)]
+    truth = read_number(metrics, "truth", "auc")
     return {
         "kind": kind, "strokes": charts.strokes(shown, ours), "verdict": verdict(metrics, kind),
-        "truth": (truth := read_number(metrics, "truth", "auc")),
+        "truth": truth,
         "rank_chart": charts.rank_chart(rows, f"AUC of every method {kind}".strip(), ours, truth),
         "ranking": tables.ranking(metrics), "curves": _curves(metrics, curves, shown, kind),
         "small": _small(metrics, shown, kind), "matched": tables.matched(metrics), "judges": tables.judges(metrics),
