@@ -25,13 +25,16 @@ class Concept:
     place: str | None = None
 
 
-def choose(names: Iterable[str], known: Mapping[str, Concept]) -> list[Concept]:
-    """The known concepts of these names, letter case and blanks aside; an unknown one raises with the nearest names."""
+def choose(names: Iterable[str], known: Mapping[str, Concept], what: str = "concept") -> list[Concept]:
+    """The known concepts of these names, letter case and blanks aside.
+
+    Raises `SparsightError` for an unknown one, as an unknown `what`, with the nearest names.
+    """
     by_key = {_key(name): concept for name, concept in known.items()}
     chosen = []
     for name in names:
         if _key(name) not in by_key:
-            raise unknown("concept", name, known)
+            raise unknown(what, name, known)
         chosen.append(by_key[_key(name)])
     return chosen
 

@@ -15,6 +15,10 @@ from sparsight.metrics import QUADRANTS
 from sparsight.pipeline.compare.cells import plan
 from sparsight.pipeline.compare.edit import fitted
 from sparsight.pipeline.compare.images import Group, edited, load_images
+from sparsight.pipeline.emergence.dictionaries import evidence_of, objects_of
+from sparsight.pipeline.emergence.run import stream_name
+from sparsight.pipeline.emergence.saes import by_stamp
+from sparsight.pipeline.emergence.selection import dictionary_of, evidence_at
 from sparsight.pipeline.results import results_of
 from sparsight.terminal_compare import print_comparison
 from sparsight.worlds.scenes.judging import ATTRIBUTES
@@ -31,6 +35,8 @@ SMALL = [
     "concepts=[night, cat top-left]", "methods=[evidence, prompt_to_prompt, detect_and_replace, swiftedit]",
     "options={detect_and_replace: {to: concept}}", f"emergence.set={json.dumps(EMERGENCE)}",
     "levels=[0.5]", "tolerance=0.5", "test=2", "validation=2", "workers=1",
+    "few={methods: [evidence], concepts: [cat top-left], counts: [12], test: 2}",
+    "two={methods: [evidence], pairs: [[night, cat top-left]], level: 0.5, test: 2}",
 ]  # fmt: skip
 
 
@@ -71,7 +77,7 @@ def test_images_lack_what_they_are_to_be_given(run):
 
 
 def test_zero_strength_is_the_unedited_image_for_every_cell(run):
-    for cell in plan(run):
+    for cell in (c for c in plan(run) if c.kind != "two"):
         images = load_images(run, Group(0, cell.concept), "test").first(1)
         plain = edited(run, Unedited(), 0.0, images.noise, images.told)
         assert torch.equal(edited(run, fitted(run, cell, cell.concept), 0.0, images.noise, images.told), plain)
@@ -104,6 +110,38 @@ def test_styles_and_layouts_are_ranked_apart(metrics):
     assert (
         other["model_calls"]["each"] == 2 * ours["model_calls"]["each"] == 2 * 2 * 5
     )  # two paths, two halves, 5 steps
+
+
+def test_few_images_are_all_that_latents_are_found_on(run, metrics):
+    assert "Latents are found on these images alone" in (run.folder / "report.html").read_text()
+    assert list(metrics["few"]["evidence"]) == ["12"]
+    emergence, concept = run.subject.runs[0], run.subject.concepts["cat_top-left"]
+    stream, few = stream_name(emergence.recipe.layout.site, "early", "cond"), emergence.numbers("dictionary")[:12]
+    ((t, tokens),) = by_stamp(emergence.store(stream), few).items()
+    sae, labels = emergence.sae(stream, 4), emergence.dictionary(f"{stream}.k4").labels
+    alone = evidence_of(
+        sae, tokens, t, run.model.site(emergence.recipe.layout.site).grid, labels, objects_of(emergence, few)
+    )
+    found = run.subject.data(0, "cat_top-left", 12).source("latents")(concept, "evidence", 3)
+    assert found == tuple(alone.best("cat", 3))
+    layout, site = emergence.recipe.layout, emergence.recipe.layout.site
+    assert [dictionary_of(emergence, layout, "early", n).images for n in (0, 12)] == [20, 12]
+    every, first = (evidence_at(emergence, site, "early", 4, n).images for n in (0, 12))
+    assert (first <= every).all() and first.sum() < every.sum()
+
+
+def test_two_concepts_are_edited_in_pictures_that_lack_both(run, metrics):
+    assert list(metrics["two"]) == ["night+cat_top-left"]
+    images = load_images(run, Group(0, "night+cat_top-left"), "test")
+    found = run.subject.classifiers["annotators"](images.original)
+    assert (found[:, [ATTRIBUTES.index(n) for n in ("night", "cat_top-left")]] <= 0).all()
+    assert (found[:, ATTRIBUTES.index("cat")] > 0).all()
+    record = metrics["two"]["night+cat_top-left"]["evidence"]
+    both = read_sheet(run.folder / "cells/two/seed0/night+cat_top-left/evidence/both.png", 2, (64, 64))
+    logits = (
+        run.subject.classifiers["annotators"](both)[:, [ATTRIBUTES.index(n) for n in ("night", "cat_top-left")]] > 0
+    )
+    assert record["both"]["value"] == pytest.approx(float(logits.all(1).float().mean()))
 
 
 def test_heights_are_shares_of_the_way_to_the_worlds_own_renderings(run):

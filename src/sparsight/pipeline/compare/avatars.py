@@ -97,7 +97,10 @@ class AvatarsSubject:
         """One kind."""
         return {"faces": self.run.concepts}
 
-    words: Mapping[str, str] = {"images": "faces", "valid": "valid faces", "whole": "the true change", "inversion": ""}
+    words: Mapping[str, str] = {
+        "images": "faces", "valid": "valid faces", "whole": "the true change", "inversion": "",
+        "few": "CASL's alignment, where it is asked, is learned from the text pair and these images; its SAE is kept.",
+    }  # fmt: skip
 
     @property
     def concepts(self) -> Mapping[str, Concept]:

@@ -56,15 +56,15 @@ def _main(run: CompareRun, able: list[str]) -> Iterator[Cell]:
 
 def _few(run: CompareRun, able: list[str]) -> Iterator[Cell]:
     few = run.recipe.few
-    for concept in few.concepts:
+    for concept in run.few_concepts:
         for name in (n for n in few.methods if n in able):
             yield from (Cell("few", run.recipe.seeds[0], concept, name, n) for n in few.counts)
 
 
 def _two(run: CompareRun, able: list[str]) -> Iterator[Cell]:
     two = run.recipe.two
-    for pair in two.pairs:
-        yield from (Cell("two", run.recipe.seeds[0], "+".join(pair), name) for name in two.methods if name in able)
+    for pair in run.pairs:
+        yield from (Cell("two", run.recipe.seeds[0], pair, name) for name in two.methods if name in able)
 
 
 def reasons(run: CompareRun) -> dict[str, dict[str, str]]:

@@ -53,7 +53,7 @@ class Images:
 
 def groups(run: CompareRun) -> list[Group]:
     """Every group that the recipe needs."""
-    pairs = ["+".join(pair) for pair in run.recipe.two.pairs] if run.recipe.two.methods else []
+    pairs = run.pairs if run.recipe.two.methods else ()
     first = run.recipe.seeds[0]
     return [Group(s, c) for s in run.recipe.seeds for c in run.concepts] + [Group(first, pair) for pair in pairs]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -43,10 +43,7 @@ class CompareRun(Run):
         """Unknown concepts, methods, options and judges are found before anything is written."""
         recipe = self.recipe
         _ = self.entries
-        chosen = {c.name for c in choose(recipe.concepts, self.subject.concepts)}
-        for name in (*recipe.few.concepts, *(one for pair in recipe.two.pairs for one in pair)):
-            if name not in chosen:
-                raise unknown("concept of few-shot or two-concept edits", name, chosen)
+        _ = self.few_concepts, self.pairs
         if recipe.ours not in recipe.entries_known():
             raise unknown("method of our own", recipe.ours, recipe.entries_known(), limit=40)
         self.subject.check()
@@ -84,6 +81,20 @@ class CompareRun(Run):
     def concepts(self) -> tuple[str, ...]:
         """The recipe's concepts, as the world spells them."""
         return tuple(c.name for c in choose(self.recipe.concepts, self.subject.concepts))
+
+    @cached_property
+    def few_concepts(self) -> tuple[str, ...]:
+        """The concepts of few-shot fits, out of the recipe's own."""
+        return self._among(self.recipe.few.concepts)
+
+    @cached_property
+    def pairs(self) -> tuple[str, ...]:
+        """The pairs of concepts that are edited at once, as "A+B"."""
+        return tuple("+".join(self._among(pair)) for pair in self.recipe.two.pairs)
+
+    def _among(self, names: Sequence[str]) -> tuple[str, ...]:
+        known = {name: self.subject.concepts[name] for name in self.concepts}
+        return tuple(c.name for c in choose(names, known, "concept of few-shot or two-concept edits"))
 
     @cached_property
     def entries(self) -> Mapping[str, Method]:

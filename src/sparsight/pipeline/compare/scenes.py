@@ -140,6 +140,7 @@ class ScenesSubject(DrawnScenes):
         "images": "pictures", "valid": "recognisable scenes", "whole": "the whole change",
         "explained": "The whole change is the way from the mean logit of the unedited pictures to that of the world's own "
         "renderings that have the concept, as each judge sees them.",
+        "few": "Latents are found on these images alone; the SAE is kept.",
         "inversion": "nothing is inverted: the model drew each image from a known noise, and draws it again bit for bit",
     }  # fmt: skip
 

@@ -80,12 +80,14 @@ def fit_data(subject: ScenesSubject, run: EmergenceRun, kind: str, images: int =
     numbers = run.numbers("dictionary")[: images or None]
     return FitData(
         subject.model, config.site, stage_window(stage), tuple(numbers), subject.loop, run.recipe.seed,
-        sources(subject, run, config, stage),
+        sources(subject, run, config, stage, images),
     )  # fmt: skip
 
 
-def sources(subject: ScenesSubject, run: EmergenceRun, config: EditConfig, stage: str) -> dict[str, Callable[[], Any]]:
-    """Everything that methods may ask for and this world has."""
+def sources(
+    subject: ScenesSubject, run: EmergenceRun, config: EditConfig, stage: str, images: int = 0
+) -> dict[str, Callable[[], Any]]:
+    """Everything that methods may ask for and this world has; latents are found on the first `images` (0: all)."""
     stream = stream_name(config.site, stage, "cond")
 
     def labels(attribute: str, numbers: Sequence[int]) -> Tensor:
@@ -94,7 +96,10 @@ def sources(subject: ScenesSubject, run: EmergenceRun, config: EditConfig, stage
     def latents(concept: Concept, by: str, count: int) -> tuple[int, ...]:
         asked = replace(config, by=by, most=count)
         word = concept.thing or str(concept.attribute)
-        found = object_latents(run, asked, word, stage) if concept.thing else style_latents(run, asked, word, stage)[0]
+        if concept.thing:
+            found = object_latents(run, asked, word, stage, images)
+        else:
+            found = style_latents(run, asked, word, stage, images)[0]
         if not found:
             raise SparsightError(f"at the {stage} stage no latent stands for {word!r} by its {by}")
         return tuple(found)

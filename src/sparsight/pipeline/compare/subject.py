@@ -58,7 +58,7 @@ class Subject(Protocol):
 
     @property
     def words(self) -> Mapping[str, str]:
-        """What a page calls the "images", a "valid" one, the "whole" change, and what it says of "inversion"."""
+        """What a page calls the "images", a "valid" one, the "whole" change, what it says of "inversion" and of "few" images."""
         ...
 
     @property

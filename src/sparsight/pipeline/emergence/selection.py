@@ -1,4 +1,7 @@
-"""Which latents stand for a word at a stage: by their dictionary entries, as in the paper, or as evidence says."""
+"""Which latents stand for a word at a stage: by their dictionary entries, as in the paper, or as evidence says.
+
+Both are of all images of the run's dictionaries, or of the first `images` of them alone (0: all).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sparsight.concepts import ConceptDictionary, Evidence, match_by_labels
 from sparsight.errors import SparsightError
-from sparsight.pipeline.emergence.dictionaries import evidence_of, objects_of
+from sparsight.pipeline.emergence.dictionaries import evidence_of, make, objects_of
 from sparsight.pipeline.emergence.reading import things
 from sparsight.pipeline.emergence.recipe import EditConfig
 from sparsight.pipeline.emergence.run import stream_name
@@ -17,15 +20,15 @@ if TYPE_CHECKING:
     from sparsight.pipeline.emergence.run import EmergenceRun
 
 
-def object_latents(run: EmergenceRun, config: EditConfig, word: str, stage: str) -> list[int]:
+def object_latents(run: EmergenceRun, config: EditConfig, word: str, stage: str, images: int = 0) -> list[int]:
     """The latents that stand for something with a place, ascending; none where none does.
 
     By "entries": those of whose entry the word is at least `config.share`, the `config.most` (0: all) with the most objects.
     Styles do not count in the share of an object's word.
     """
     if config.by == "evidence":
-        return evidence_at(run, config.site, stage, config.k).best(word, config.most)
-    dictionary = dictionary_of(run, config, stage)
+        return evidence_at(run, config.site, stage, config.k, images).best(word, config.most)
+    dictionary = dictionary_of(run, config, stage, images)
     if word in (*run.world.kinds, *run.world.backgrounds):
         dictionary = things(run, dictionary)
     try:
@@ -35,7 +38,9 @@ def object_latents(run: EmergenceRun, config: EditConfig, word: str, stage: str)
     return sorted(hit.latent for hit in (hits[: config.most] if config.most else hits))
 
 
-def style_latents(run: EmergenceRun, config: EditConfig, style: str, stage: str) -> tuple[list[int], str]:
+def style_latents(
+    run: EmergenceRun, config: EditConfig, style: str, stage: str, images: int = 0
+) -> tuple[list[int], str]:
     """The latents that stand for a style at a stage, and how they were found; none where none can be.
 
     By "entries": the `config.most` (0: all) with the best F1 of "this style" against the other styles, out of those of whose
@@ -43,13 +48,13 @@ def style_latents(run: EmergenceRun, config: EditConfig, style: str, stage: str)
     by labels, of those in the middle stage.
     """
     if config.by == "evidence":
-        return evidence_at(run, config.site, stage, config.k).best(style, config.most), "evidence"
-    own = dictionary_of(run, config, stage).only(run.world.styles)
+        return evidence_at(run, config.site, stage, config.k, images).best(style, config.most), "evidence"
+    own = dictionary_of(run, config, stage, images).only(run.world.styles)
     try:
         return best_of(own, style, config), "its own entry"
     except SparsightError:
         pass
-    middle = dictionary_of(run, config, "middle").only(run.world.styles)
+    middle = dictionary_of(run, config, "middle", images).only(run.world.styles)
     try:
         matches = match_by_labels(middle, own, best_of(middle, style, config))
     except SparsightError:
@@ -64,20 +69,25 @@ def best_of(dictionary: ConceptDictionary, style: str, config: EditConfig) -> li
     return [hit.latent for hit in (best[: config.most] if config.most else best)]
 
 
-def dictionary_of(run: EmergenceRun, config: EditConfig, stage: str) -> ConceptDictionary:
+def dictionary_of(run: EmergenceRun, config: EditConfig, stage: str, images: int = 0) -> ConceptDictionary:
     """The dictionary that edits of a stage are found in. Raises `SparsightError` where the run has not made it."""
-    name = f"{stream_name(config.site, stage, 'cond')}.k{config.k}"
+    stream = stream_name(config.site, stage, "cond")
+    name = f"{stream}.k{config.k}"
     if not (run.folder / "dictionaries" / name / "dictionary.json").exists():
         raise SparsightError(
             f"{run.folder} has no concept dictionary {name} yet: go on with `sparsight run` until its stage dictionary"
         )
-    return run.dictionary(name)
+    if not images:
+        return run.dictionary(name)
+    numbers = run.numbers("dictionary")[:images]
+    tokens = by_stamp(run.store(stream), numbers)
+    return make(run, stream, run.sae(stream, config.k), tokens, objects_of(run, numbers), numbers)
 
 
 @lru_cache(maxsize=8)
-def evidence_at(run: EmergenceRun, site: str, stage: str, k: int) -> Evidence:
+def evidence_at(run: EmergenceRun, site: str, stage: str, k: int, images: int = 0) -> Evidence:
     """What latents say of every label at a stage, from the images of the dictionaries; kept, for it reads them all."""
-    stream, numbers = stream_name(site, stage, "cond"), run.numbers("dictionary")
+    stream, numbers = stream_name(site, stage, "cond"), run.numbers("dictionary")[: images or None]
     ((t, tokens),) = by_stamp(run.store(stream), numbers).items()
     grid, labels = run.model.site(site).grid, run.dictionary(f"{stream}.k{k}").labels
     return evidence_of(run.sae(stream, k), tokens, t, grid, labels, objects_of(run, numbers))

@@ -14,7 +14,10 @@ from sparsight.report.numbers import Number, read_number
 from sparsight.report.run_files import RunFiles, dig, listing, mapping
 from sparsight.report.sheets import Sprites
 
-WORDS = {"images": "faces", "valid": "valid faces", "whole": "the true change", "explained": "", "inversion": ""}
+WORDS = {
+    "images": "faces", "valid": "valid faces", "whole": "the true change", "explained": "", "inversion": "",
+    "few": "The SAE is kept.",
+}  # fmt: skip
 
 
 def comparison_context(run: RunFiles, sprites: Sprites) -> dict[str, Any]:
