@@ -153,7 +153,7 @@ def test_the_rest_of_the_picture_keeps_to_its_unedited_path():
     expected = held(data.model, noise(), 0.7 * change, 700, place.float())
     torch.testing.assert_close(found, expected.clamp(-1, 1), atol=1e-5, rtol=0)
     free = edit_images(data.model, StateEditor(700, change), 0.7, noise(), loop)
-    assert (found - free).abs().max() > 1e-3 and not editor.path
+    assert (found - free).abs().max() > 1e-3
     everywhere = StateEditor(700, change, place=torch.ones_like(place))
     torch.testing.assert_close(edit_images(data.model, everywhere, 0.7, noise(), loop), free)
 
@@ -167,9 +167,8 @@ def test_two_editors_with_places_leave_each_other_free():
     union = StateEditor(700, changes.sum(0), place=places.any(0))
     found = edit_images(data.model, Together(((one, 1.0), (two, 1.0))), 1.0, noise(), loop)
     expected = edit_images(data.model, union, 1.0, noise(), loop)
-    alone = edit_images(data.model, one, 1.0, noise(), loop)
-    inside = places.any(0)
-    assert (found - expected).abs()[..., inside].max() < 0.1 * (alone - expected).abs()[..., places[1]].max()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert (edit_images(data.model, one, 1.0, noise(), loop) - expected).abs().max() > 1e-2
     with_free = Together(((one, 1.0), (StateEditor(700, changes[1]), 1.0)))
     torch.testing.assert_close(
         edit_images(data.model, with_free, 1.0, noise(), loop),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -58,7 +58,8 @@ NEEDS = {
 class Plan:
     """The run that an editor is about to change: `noise` (B, c, h, w) is x_T, fp32; `beside` are the other editors in it.
 
-    The rest is as `walk` takes it.
+    `unedited` {t: x_t} is the run's unedited path from where an editor first asked for it, shared by all of them. The rest
+    is as `walk` takes it.
     """
 
     noise: Tensor
@@ -66,6 +67,7 @@ class Plan:
     conditioning: Conditioning | None = None
     generator: torch.Generator | None = None
     beside: tuple[Editor, ...] = ()
+    unedited: dict[int, Tensor] = field(default_factory=dict)
 
 
 class Editor:

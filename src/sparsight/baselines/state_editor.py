@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sparsight.baselines.method import Plan
-from sparsight.baselines.steps import OneStepEditor, require_step
+from sparsight.baselines.method import Editor, Plan
+from sparsight.baselines.steps import require_step
 from sparsight.diffusion.conditioning import Conditioning
 from sparsight.diffusion.model import DiffusionModel
 from sparsight.diffusion.sampling import walk
@@ -18,7 +18,7 @@ from sparsight.errors import SparsightError
 
 
 @dataclass
-class StateEditor(OneStepEditor):
+class StateEditor(Editor):
     """Adds a fixed change (c, h, w) to x_t once, at the run's step `t`. `own` is its size as it was learned.
 
     With a `place` (h, w) bool, all other positions follow the unedited image from there on, as in Blended Diffusion
@@ -31,11 +31,10 @@ class StateEditor(OneStepEditor):
     place: Tensor | None = None
     unit = "a distance of the mean norm of x_t"
     plan: Plan | None = field(default=None, init=False, repr=False)
-    path: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @contextmanager
     def context(self, model: DiffusionModel, strength: float, plan: Plan) -> Iterator[None]:
-        """Room for the unedited path. Raises `SparsightError` for a run without the step `t`, or with noise of its own."""
+        """Keeps the run in mind. Raises `SparsightError` for a run without the step `t`, or with noise of its own."""
         require_step(model, plan, self.t)
         if strength != 0 and self.place is not None and plan.loop.eta != 0:
             raise SparsightError(f"the unedited path has no fresh noise: eta must be 0, not {plan.loop.eta}")
@@ -43,7 +42,7 @@ class StateEditor(OneStepEditor):
         try:
             yield
         finally:
-            self.plan, self.path = None, {}
+            self.plan = None
 
     def move(
         self, model: DiffusionModel, x_t: Tensor, t: int, strength: float, conditioning: Conditioning | None = None
@@ -52,21 +51,23 @@ class StateEditor(OneStepEditor):
         if strength == 0:
             return x_t
         if t == self.t:
-            self.path = self._unedited(model, x_t, conditioning)
+            self._look_ahead(model, x_t, conditioning)
             return x_t + strength * self.change.to(x_t.device, x_t.dtype)
-        return torch.where(self._free().to(x_t.device), x_t, self.path[t]) if t in self.path else x_t
+        if t > self.t or self.place is None:
+            return x_t
+        free = self._free(self.place).to(x_t.device)
+        return x_t if bool(free.all()) else torch.where(free, x_t, self._running().unedited[t])
 
-    def _unedited(self, model: DiffusionModel, x_t: Tensor, told: Conditioning | None) -> dict[int, Tensor]:
-        if self.place is None or bool(self._free().all()):
-            return {}
+    def _look_ahead(self, model: DiffusionModel, x_t: Tensor, told: Conditioning | None) -> None:
+        """Walk the unedited path from here on, unless an editor beside this one has, or there is nothing to hold."""
+        if self.place is None or self._running().unedited or bool(self._free(self.place).all()):
+            return
         start = [t for t, _ in model.pairs(self._running().loop.steps)].index(self.t)
         steps = walk(model, x_t, self._running().loop, conditioning=told, start=start)
-        return {moment.t: moment.x_t for moment in steps if moment.t != self.t}
+        self._running().unedited.update({moment.t: moment.x_t for moment in steps})
 
-    def _free(self) -> Tensor:
-        """Where this editor and those beside it may edit: (h, w) bool."""
-        assert self.place is not None
-        free = self.place
+    def _free(self, free: Tensor) -> Tensor:
+        """Where this editor, whose place is given, and those beside it may edit: (h, w) bool."""
         for other in self._running().beside:
             free = free | (torch.ones_like(free) if other.place is None else other.place)
         return free
