@@ -145,6 +145,10 @@ def test_results_have_the_documented_form(run, tmp_path):
     assert set(beard["methods"]["casl"]) == {"auc", "epr", "true_epr"} and "curve" not in beard["truth"]
     for said in ("## AUC, concept by concept", "## EPR, concept by concept", "The true edit, faded in: AUC"):
         assert said in text
+    few, two = whole["few"]["map"]["8"], whole["two"]["Eyeglasses+Beard"]["mean_difference"]
+    assert f"| map | {few['value']:.2f} [" in text.split("## AUC with few images")[1]
+    row = text.split("## Two concepts at once: Eyeglasses and Beard")[1].split("| mean_difference | ")[1]
+    assert row.startswith(f"{two['first_alone']['value']:.2f} [")
 
 
 def test_a_failed_cell_is_recorded_and_tried_again_and_only_it(run, monkeypatch):

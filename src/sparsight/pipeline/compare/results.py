@@ -72,6 +72,8 @@ def tables(found: Mapping[str, Any]) -> str:
         f"{rebuilt}." if inversion["psnr"] else "Nothing was inverted: the model drew each image from a known noise.",
         *(part for kind, own in (found["kinds"] or {"": found}).items() for part in _kind(own, kind, found["ours"])),
         *_concepts(found),
+        *_few(found["few"]),
+        *_two(found["two"]),
         "## What each costs",
         table(["method", "fit s", "shared s", "s an image", "fit calls", "calls an image"],
              [_costs(n, methods[n]) for n in _order(methods)]),
@@ -116,6 +118,25 @@ def _concepts(found: Mapping[str, Any]) -> list[str]:
         if key == "auc" and found["truth"]:
             rows.append(["*the true edit, faded in*", *(interval(by[c]["truth"]["auc"]) for c in names)])
         parts += [f"## {title}, concept by concept", table(["method", *names], rows)]
+    return parts
+
+
+def _few(few: Mapping[str, Any]) -> list[str]:
+    """AUC by how many images a method learned from."""
+    counts = sorted({int(count) for by in few.values() for count in by})
+    rows = [[name, *(interval(by.get(str(count))) for count in counts)] for name, by in few.items()]
+    return ["## AUC with few images", table(["method", *map(str, counts)], rows)] if few else []
+
+
+def _two(two: Mapping[str, Any]) -> list[str]:
+    """Which share of the images shows each of two concepts, edited alone and both at once."""
+    parts: list[str] = []
+    for pair, by in two.items():
+        first, second = pair.split("+")
+        titles = {"first_alone": f"{first}, alone", "second_alone": f"{second}, alone", "first": f"{first}, in both",
+                  "second": f"{second}, in both", "both": "both shown", "distance": "distance of both"}  # fmt: skip
+        rows = [[name, *(interval(one[key]) for key in titles)] for name, one in by.items()]
+        parts += [f"## Two concepts at once: {first} and {second}", table(["method", *titles.values()], rows)]
     return parts
 
 
