@@ -104,6 +104,13 @@ def test_every_figure_is_the_one_in_metrics_json(run: Path, html: str) -> None:
         assert ("concepts", concept, "sweep", "epr", "4", "5") in shown
 
 
+@pytest.mark.parametrize(
+    ("share", "said"), [(0.0, "0"), (0.004, "0.40"), (0.052, "5.2"), (0.5, "50"), (0.998, "99.8"), (1.0, "100")]
+)
+def test_shares_are_rounded_but_nearly_all_is_not_all(share, said):
+    assert digits(share, "%") == f"{said}\u00a0%"
+
+
 def test_intervals_are_shown(run: Path, html: str) -> None:
     epr = json.loads((run / "metrics.json").read_text())["concepts"]["Smiling"]["methods"]["no_sae"]["epr"]
     assert f"[{digits(epr['low'])}, {digits(epr['high'])}]" in html

@@ -28,7 +28,8 @@ def digits(value: float | None, unit: str = "") -> str:
     if unit != "%":
         return (f"{value:.4f}" if unit == "fine" else _plain(value)).replace("-", "−")
     share = 100 * value
-    places = 0 if abs(share) >= 10 or share == 0 else 1 if abs(share) >= 1 else 2
+    nearly_all = 99 < abs(share) < 100  # 99.8 % must not read as all of them
+    places = 2 if 0 < abs(share) < 1 else 1 if 1 <= abs(share) < 10 or nearly_all else 0
     return f"{share:.{places}f}{PERCENT}".replace("-", "−")
 
 

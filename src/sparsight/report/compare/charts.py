@@ -148,15 +148,22 @@ def rank_chart(rows: Sequence[tuple[str, Number]], title: str, ours: str, truth:
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
 
-    return chart(draw, 430, 46 + 22 * len(known), title, f"ranking {title}") if known else Markup()
+    return chart(draw, 620, 46 + 22 * len(known), title, f"ranking {title}") if known else Markup()
 
 
 def few_chart(few: Mapping[str, Any], ours: str) -> Markup:
-    """AUC over the number of images or labels, a line a method."""
+    """AUC over the number of images or labels, a line a method, with its intervals."""
     lines = {
         name: [(int(n), v) for n, one in by.items() if (v := number(dig(one, "value"))) is not None]
         for name, by in few.items()
     }
+
+    def bars(ax: Axes, name: str, colour: str) -> None:
+        for n, one in few[name].items():
+            low, high = number(dig(one, "low")), number(dig(one, "high"))
+            if low is not None and high is not None:
+                ax.plot([int(n)] * 2, [low, high], color=colour, linewidth=1, alpha=0.5)
+
     lines = {name: sorted(line) for name, line in lines.items() if line}
 
     def draw(ax: Axes) -> None:
@@ -164,6 +171,7 @@ def few_chart(few: Mapping[str, Any], ours: str) -> Markup:
             style: dict[str, Any] = {"color": ACCENT, "linewidth": 2} if name == ours else {
                 "color": INK, "linewidth": 1.2, "linestyle": STROKES[place % len(STROKES)]}  # fmt: skip
             ax.plot(*zip(*line, strict=True), marker="o", markersize=3.5, **style)
+            bars(ax, name, style["color"])
         ticks = sorted({n for line in lines.values() for n, _ in line})
         ax.set_xscale("log")
         ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
@@ -172,4 +180,4 @@ def few_chart(few: Mapping[str, Any], ours: str) -> Markup:
         ax.set_xlabel("images or labels learned from")
         _names(ax, {name: (float(line[-1][0]), line[-1][1]) for name, line in lines.items()}, ours)
 
-    return chart(draw, 470, 270, "AUC over the number of images learned from", "few") if lines else Markup()
+    return chart(draw, 620, 300, "AUC over the number of images learned from", "few") if lines else Markup()

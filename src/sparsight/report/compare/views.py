@@ -78,10 +78,13 @@ def verdict(metrics: dict[str, Any], kind: str) -> list[str]:
         behind = sum(v.high is not None and v.high < 0 for v in versus.values())
         place = order.index(ours) + 1
         name = short(ours)[:1].upper() + short(ours)[1:]
-        said.append(
-            f"{name} is number {place} of {len(order)}: clearly ahead of {ahead}, clearly behind {behind}, and not told apart "
-            f"from {len(versus) - ahead - behind}."
-        )
+        counts = {
+            "clearly ahead of": ahead,
+            "clearly behind": behind,
+            "not told apart from": len(versus) - ahead - behind,
+        }
+        parts = [f"{words} {count}" for words, count in counts.items() if count]
+        said.append(f"{name} is number {place} of {len(order)}{': ' if parts else ''}{', '.join(parts)}.")
     mean = read_number(metrics, "stability", "mean")
     if mean.value is not None:
         said.append(f"Between two judges, the order of the methods correlates at {mean.text} {mean.interval}.")
