@@ -3,6 +3,7 @@ import pytest
 from sparsight import SparsightError, load_recipe
 from sparsight.baselines import METHODS
 from sparsight.pipeline import recipe_names
+from sparsight.pipeline.run import run_of
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -19,6 +20,12 @@ def test_every_shipped_recipe_is_valid(name):
         assert set(recipe.methods) == set(recipe.entries())
     else:
         assert recipe.experiment == "emergence" and len(recipe.sites) == 3
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_passes_its_own_checks(name, tmp_path):
+    run_of(load_recipe(name), tmp_path / "new").check()
+    assert not (tmp_path / "new").exists()
 
 
 def test_overrides_reach_their_key_and_keep_the_rest():
