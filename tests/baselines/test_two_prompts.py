@@ -204,6 +204,7 @@ def test_tokens_are_aligned_word_by_word():
     assert not new.any() and torch.allclose(matrix[2, 2:5], torch.tensor(1 / 3)) and matrix[2].sum() == pytest.approx(1)
     assert torch.equal(aligned(before, before, swap=True)[0], torch.eye(12))
     assert retell("A Cat, and a category", "cat", "dog") == "A dog, and a category"
+    assert retell("a cat", "", "at night") == "a cat, at night" and retell("a cat, at night", "at night", "") == "a cat"
 
 
 def test_mistakes_are_named():

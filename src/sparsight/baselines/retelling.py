@@ -30,9 +30,13 @@ def wordless(concept: Concept) -> str | None:
 def retell(prompt: str, before: str, after: str) -> str:
     """The prompt with the first mention of `before`, as whole words, changed to `after`; letter case aside.
 
-    Raises `SparsightError` for a prompt that does not say it.
+    With an empty `before` the prompt goes on with a comma and `after`; with an empty `after` both are taken away. Raises
+    `SparsightError` for a prompt that does not say what is to be changed.
     """
-    found = re.search(rf"(?<!\w){re.escape(before)}(?!\w)", prompt, flags=re.IGNORECASE) if before else None
+    if not before:
+        return f"{prompt}, {after}"
+    start = r"(?<!\w)" if after else ", "
+    found = re.search(rf"{start}{re.escape(before)}(?!\w)", prompt, flags=re.IGNORECASE)
     if found is None:
         raise SparsightError(f"the prompt {prompt!r} does not say {before!r}, so it cannot be edited to say {after!r}")
     return prompt[: found.start()] + after + prompt[found.end() :]

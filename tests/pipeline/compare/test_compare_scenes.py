@@ -10,6 +10,7 @@ import torch
 
 from sparsight import SparsightError, load_recipe, run_recipe, sample
 from sparsight.baselines.editing import Unedited
+from sparsight.baselines.retelling import retold
 from sparsight.images import read_sheet
 from sparsight.metrics import QUADRANTS
 from sparsight.pipeline.compare.cells import plan
@@ -20,6 +21,7 @@ from sparsight.pipeline.emergence.run import stream_name
 from sparsight.pipeline.emergence.saes import by_stamp
 from sparsight.pipeline.emergence.selection import dictionary_of, evidence_at
 from sparsight.pipeline.results import results_of
+from sparsight.pipeline.run import run_of
 from sparsight.terminal_compare import print_comparison
 from sparsight.worlds.scenes.judging import ATTRIBUTES
 from sparsight.worlds.scenes.world import Scenes
@@ -96,6 +98,19 @@ def test_what_does_not_apply_is_said_method_by_method_and_concept_by_concept(run
     assert metrics["failed"] == {} and metrics["methods"]["prompt_to_prompt"]["cells"] == {"done": 1, "of": 1}
     page = (run.folder / "report.html").read_text()
     assert "cat top-left: not applicable: it edits by words" in page
+
+
+def test_plain_prompts_name_no_style_and_are_edited_by_adding_one(run, tmp_path):
+    plain = run_of(load_recipe("compare-scenes", [*SMALL, "emergence.plain=true", "concepts=[cartoon, cat top-left]",
+                                                  "few={}", "two={}"]), tmp_path / "plain")  # fmt: skip
+    plain.check()
+    said, named = plain.subject.prompt("test", 3), run.subject.prompt("test", 3)
+    assert named == f"{said}, cartoon" and plain.subject.key(0) != run.subject.key(0)
+    cartoon, night = (plain.subject.concepts[name] for name in ("cartoon", "night"))
+    told = plain.subject.conditioning("test", [3])
+    assert retold(plain.model, told, night, 1.0).prompts == (f"{said}, at night",)
+    assert torch.equal(retold(plain.model, told, cartoon, 1.0).text, model_told(run, [named]).text)
+    assert "cartoon" not in run.subject.concepts
 
 
 def test_styles_and_layouts_are_ranked_apart(metrics):

@@ -30,7 +30,7 @@ class EmergenceConfig:
 
     Its `sampling` says how images are drawn, its `layout` and `style` at which site and with which k they are edited;
     `layout` and `style` here are the stages whose SAE and window these edits have. `runs` names finished runs that serve
-    instead, one for each seed; they are only read.
+    instead, one for each seed; they are only read. Prompts name the style that images start in; `plain` ones name none.
     """
 
     recipe: str = "scenes"
@@ -38,6 +38,7 @@ class EmergenceConfig:
     runs: tuple[str, ...] = ()
     layout: str = "early"
     style: str = "early"
+    plain: bool = False
 
     def __post_init__(self) -> None:
         for stage in (self.layout, self.style):

@@ -29,15 +29,19 @@ if TYPE_CHECKING:
     from sparsight.pipeline.compare.run import CompareRun
 
 
-def concepts() -> dict[str, Concept]:
-    """Every concept: a style by its name, a kind in a quadrant as "cat_top-left". No words say where a thing is."""
-    styles = {s: Concept(s, STYLE_WORDS[FLAT], STYLE_WORDS[s], s) for s in STYLES if s != FLAT}
+def concepts(start: str | None) -> dict[str, Concept]:
+    """Every concept: a style by its name, a kind in a quadrant as "cat_top-left". No words say where a thing is.
+
+    `start` is the style that prompts name already, which is no concept.
+    """
+    source = STYLE_WORDS[start] if start else ""
+    styles = {s: Concept(s, source, STYLE_WORDS[s], s) for s in STYLES if s != start}
     placed = {f"{k}_{q}": Concept(f"{k}_{q}", k, k, f"{k}_{q}", thing=k, place=q) for k in KINDS for q in QUADRANTS}
     return styles | placed
 
 
 class ScenesSubject(DrawnScenes):
-    """Layout and style on pictures of the world `scenes`, drawn from captions of scenes whose style is flat.
+    """Layout and style on pictures of the world `scenes`, drawn from captions of scenes that all name one style, or none.
 
     Image `n` of a split has the caption of scene `n` and noise of its own, the same for every seed and method.
     """
@@ -71,6 +75,16 @@ class ScenesSubject(DrawnScenes):
         return found
 
     @property
+    def style(self) -> str | None:
+        """The style that all prompts name, if any."""
+        return None if self.run.recipe.emergence.plain else FLAT
+
+    @cached_property
+    def concepts(self) -> Mapping[str, Concept]:
+        """Every concept of the world, but the style that prompts name."""
+        return concepts(self.style)
+
+    @property
     def guidance(self) -> float:
         """How strongly prompts guide."""
         return self.first.recipe.sampling.guidance
@@ -87,7 +101,6 @@ class ScenesSubject(DrawnScenes):
 
     refine = 0
     attributes: Sequence[str] = ATTRIBUTES
-    concepts: Mapping[str, Concept] = concepts()
 
     @property
     def shown(self) -> Sequence[str]:
@@ -148,7 +161,8 @@ class ScenesSubject(DrawnScenes):
         """A digest of the seed's SAEs and dictionaries, of what edits read of them and of how images are drawn."""
         run, source = self.runs[seed], self.run.recipe.emergence
         read = [[edit.site, edit.k] for edit in (run.recipe.layout, run.recipe.style)]
-        return digest([run.key("dictionary"), run.key("annotate"), read, source.layout, source.style])
+        said = ["plain"] if source.plain else []
+        return digest([run.key("dictionary"), run.key("annotate"), read, source.layout, source.style, *said])
 
     def check(self) -> None:
         """Raise `SparsightError` where a run that shall serve is not there, not finished, or not of this world."""

@@ -20,7 +20,7 @@ from sparsight.worlds.scenes.judging import ATTRIBUTES, PLACES
 from sparsight.worlds.scenes.scene import SIZE, Thing
 from sparsight.worlds.scenes.world import Scenes
 
-FLAT = "cartoon"  # the style that all images start in
+FLAT = "cartoon"  # the style that all images start in, unless prompts are plain
 SPLITS = {"validation": "dictionary", "test": "test"}  # streams of scenes; runs take their prompts from "harvest"
 NOISE = {
     "validation": 5_000_000,
@@ -31,7 +31,7 @@ EXEMPLARS = 32
 
 
 class DrawnScenes(ABC):
-    """Image `n` of a split has the caption of scene `n`, its style flat, and a noise of its own, for all seeds and methods."""
+    """Image `n` of a split has the caption of scene `n` in one style, and a noise of its own, for all seeds and methods."""
 
     def __init__(self) -> None:
         self._drawn: dict[tuple[str, int], Tensor] = {}
@@ -53,6 +53,11 @@ class DrawnScenes(ABC):
 
     @property
     @abstractmethod
+    def style(self) -> str | None:
+        """The style that all prompts name, if any."""
+
+    @property
+    @abstractmethod
     def judge(self) -> str:
         """Who fills the main figures, and chooses the images."""
 
@@ -62,9 +67,9 @@ class DrawnScenes(ABC):
         """The judges."""
 
     def prompt(self, split: str, number: int) -> str:
-        """The caption of a scene in the flat style."""
+        """The caption of a scene, in the style that all prompts name."""
         scene = Scenes(SPLITS[split]).scene(number)
-        return phrase([thing.kind for thing in scene.things], scene.background, FLAT)
+        return phrase([thing.kind for thing in scene.things], scene.background, self.style)
 
     def conditioning(self, split: str, numbers: Sequence[int]) -> Conditioning:
         """What the model is told, one prompt for each image."""
