@@ -70,3 +70,13 @@ def test_strengths_that_go_by_steps_are_not_searched_for_ever():
         lambda s: trials.append(s) or round(4 * min(s, 1.0)) / 4, (0.1, 0.4, 0.8), 0.2, tolerance=0.02
     )
     assert len(trials) < 24 and {round(m.distance, 2) for m in matches} <= {0.0, 0.25, 0.5, 0.75, 1.0}
+
+
+def test_what_an_edit_does_at_any_strength_does_not_hide_its_push():
+    """As the spatial edit, which takes the object away elsewhere at any strength, and puts it in the place by strength."""
+    matches = match_levels(lambda s: math.hypot(1.1, 1.5 * s), (0.5, 1.2, 2.4), 0.01)
+    assert matches[0].distance == pytest.approx(1.1, rel=0.01) and matches[0].reached
+    for match in matches[1:]:
+        assert match.distance == pytest.approx(match.level, rel=0.1)
+        assert match.distance == pytest.approx(math.hypot(1.1, 1.5 * match.strength))
+    assert matches[1].strength > 0.15 and matches[2].strength > 1

@@ -10,6 +10,9 @@ STEEPEST = 1.5  # distances grow about as strength to this power where they are 
 GROWTH = 8.0  # the longest stride of one trial
 CLOSE = 0.005  # strengths whose logarithms differ by less are one
 SATURATED = 1.05  # a stride that gains less than this factor has met a ceiling
+PATIENCE = (
+    6  # the longest strides that gain nothing from the start on: what an edit does at any strength may hide the rest
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class Search:
         """(strength, distance) of every trial that gave images, weak to strong."""
         return sorted(self.tried.items())
 
+    @property
+    def rises(self) -> bool:
+        """Whether a stronger edit went farther than the weakest."""
+        return self.found[-1][1] > self.found[0][1] * SATURATED
+
     def _try(self, strength: float) -> None:
         self.most -= 1
         distance = self.distance(strength)
@@ -61,9 +69,15 @@ class Search:
             stuck = stuck + 1 if self.found[0][1] > distance / SATURATED else 0
         self.floor = self.found[0][1] if stuck == 2 else 0.0
         stuck = 0
-        while self.left and self.found and max(d for _, d in self.found) < high and stuck < 2:
+        while (
+            self.left
+            and self.found
+            and max(d for _, d in self.found) < high
+            and stuck < (2 if self.rises else PATIENCE)
+        ):
             strength, distance = self.found[-1]
             stride = min(max((1.1 * high / max(distance, 1e-9)) ** (1 / STEEPEST), SATURATED), GROWTH)
+            stride = GROWTH if stuck and not self.rises else stride
             following = min(strength * stride, (strength + self.broken) / 2)
             if following < strength * SATURATED and self.broken < math.inf:
                 return  # nothing is left between the strongest edit and the first broken one
@@ -81,7 +95,10 @@ class Search:
         return Match(level, strength, distance, distance >= (1 - max(2 * tolerance, 0.1)) * level)
 
     def _nearest(self, level: float) -> tuple[float, float]:
-        return min(self.found, key=lambda pair: abs(math.log(max(pair[1], 1e-12) / level)))
+        """The trial that comes nearest; what an edit does at any strength is no trial of a level above that."""
+        lifted = [pair for pair in self.found if pair[1] > self.floor * SATURATED]
+        known = lifted if lifted and level > self.floor * SATURATED else self.found
+        return min(known, key=lambda pair: abs(math.log(max(pair[1], 1e-12) / level)))
 
     def _between(self, level: float) -> float | None:
         """Interpolated in logarithms within the first crossing of the level; None where there is none."""
