@@ -53,10 +53,9 @@ class StateEditor(Editor):
         if t == self.t:
             self._look_ahead(model, x_t, conditioning)
             return x_t + strength * self.change.to(x_t.device, x_t.dtype)
-        if t > self.t or self.place is None:
+        if self.place is None or t not in self._running().unedited:
             return x_t
-        free = self._free(self.place).to(x_t.device)
-        return x_t if bool(free.all()) else torch.where(free, x_t, self._running().unedited[t])
+        return torch.where(self._free(self.place).to(x_t.device), x_t, self._running().unedited[t])
 
     def _look_ahead(self, model: DiffusionModel, x_t: Tensor, told: Conditioning | None) -> None:
         """Walk the unedited path from here on, unless an editor beside this one has, or there is nothing to hold."""

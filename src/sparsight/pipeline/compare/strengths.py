@@ -62,23 +62,26 @@ class Search:
 
     def widen(self, low: float, high: float) -> None:
         """Try until the distances enclose `low` to `high`, or no strength reaches that far."""
+        self._weaken(low)
+        self._strengthen(high)
+
+    def _weaken(self, low: float) -> None:
         stuck = 0
         while self.left and self.found and self.found[0][1] > low and stuck < 2:
             strength, distance = self.found[0]
             self._try(strength * max((0.8 * low / distance) ** (1 / STEEPEST), 1 / GROWTH))
             stuck = stuck + 1 if self.found[0][1] > distance / SATURATED else 0
         self.floor = self.found[0][1] if stuck == 2 else 0.0
+
+    def _strengthen(self, high: float) -> None:
         stuck = 0
-        while (
-            self.left
-            and self.found
-            and max(d for _, d in self.found) < high
-            and stuck < (2 if self.rises else PATIENCE)
-        ):
+        while self.left and self.found and max(d for _, d in self.found) < high:
             strength, distance = self.found[-1]
-            stride = min(max((1.1 * high / max(distance, 1e-9)) ** (1 / STEEPEST), SATURATED), GROWTH)
-            stride = GROWTH if stuck and not self.rises else stride
-            following = min(strength * stride, (strength + self.broken) / 2)
+            if stuck >= (2 if self.rises else PATIENCE):
+                return
+            hidden = stuck > 0 and not self.rises  # behind what the edit does at any strength
+            stride = GROWTH if hidden else max((1.1 * high / max(distance, 1e-9)) ** (1 / STEEPEST), SATURATED)
+            following = min(strength * min(stride, GROWTH), (strength + self.broken) / 2)
             if following < strength * SATURATED and self.broken < math.inf:
                 return  # nothing is left between the strongest edit and the first broken one
             self._try(following)
@@ -96,9 +99,9 @@ class Search:
 
     def _nearest(self, level: float) -> tuple[float, float]:
         """The trial that comes nearest; what an edit does at any strength is no trial of a level above that."""
-        lifted = [pair for pair in self.found if pair[1] > self.floor * SATURATED]
-        known = lifted if lifted and level > self.floor * SATURATED else self.found
-        return min(known, key=lambda pair: abs(math.log(max(pair[1], 1e-12) / level)))
+        always = self.floor * SATURATED
+        lifted = [pair for pair in self.found if pair[1] > always] if level > always else []
+        return min(lifted or self.found, key=lambda pair: abs(math.log(max(pair[1], 1e-12) / level)))
 
     def _between(self, level: float) -> float | None:
         """Interpolated in logarithms within the first crossing of the level; None where there is none."""

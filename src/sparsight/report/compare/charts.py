@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from sparsight.report.chart_style import ACCENT, INK, MUTED, PAPER, RULE, chart
 from sparsight.report.compare.names import short
-from sparsight.report.numbers import Number, digits
+from sparsight.report.numbers import Number, digits, read_number
 from sparsight.report.run_files import dig, listing, number
 
 if TYPE_CHECKING:
@@ -153,25 +153,18 @@ def rank_chart(rows: Sequence[tuple[str, Number]], title: str, ours: str, truth:
 
 def few_chart(few: Mapping[str, Any], ours: str) -> Markup:
     """AUC over the number of images or labels, a line a method, with its intervals."""
-    lines = {
-        name: [(int(n), v) for n, one in by.items() if (v := number(dig(one, "value"))) is not None]
-        for name, by in few.items()
-    }
-
-    def bars(ax: Axes, name: str, colour: str) -> None:
-        for n, one in few[name].items():
-            low, high = number(dig(one, "low")), number(dig(one, "high"))
-            if low is not None and high is not None:
-                ax.plot([int(n)] * 2, [low, high], color=colour, linewidth=1, alpha=0.5)
-
-    lines = {name: sorted(line) for name, line in lines.items() if line}
+    read = {name: {int(n): read_number(by, n) for n in sorted(by, key=int)} for name, by in few.items()}
+    known = {name: {n: one for n, one in by.items() if one.value is not None} for name, by in read.items()}
+    lines = {name: [(n, one.value or 0.0) for n, one in by.items()] for name, by in known.items() if by}
 
     def draw(ax: Axes) -> None:
         for place, (name, line) in enumerate(lines.items()):
             style: dict[str, Any] = {"color": ACCENT, "linewidth": 2} if name == ours else {
                 "color": INK, "linewidth": 1.2, "linestyle": STROKES[place % len(STROKES)]}  # fmt: skip
             ax.plot(*zip(*line, strict=True), marker="o", markersize=3.5, **style)
-            bars(ax, name, style["color"])
+            for n, one in known[name].items():
+                if one.low is not None and one.high is not None:
+                    ax.vlines(n, one.low, one.high, color=style["color"], linewidth=1, alpha=0.5)
         ticks = sorted({n for line in lines.values() for n, _ in line})
         ax.set_xscale("log")
         ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
