@@ -156,9 +156,12 @@ def test_refitting_takes_adams_first_step_down_the_loss_of_the_kept_latents_alon
         image = model.decode(model.predict(x_t, one_t).x0)
     text = torch.tensor([0.8 - 1.0, 0.6])
     moved = clip.image(image) - clip.image(plain)
-    (3 * (1 - torch.cosine_similarity(moved, text[None])).mean() + (image - plain).abs().mean()).backward()
+    softened = (
+        moved.square().sum() + 1e-3**2
+    ).sqrt()  # so small a change is felt through its length, not its direction alone
+    (3 * (1 - (moved @ text).sum() / text.norm() / softened) + (image - plain).abs().mean()).backward()
     step = start - 0.1 * start.square().mean().sqrt() * columns.grad.sign()
-    clear = columns.grad.abs() > 0.1 * columns.grad.abs().max()  # the sign of a gradient near 0 is rounding
+    clear = columns.grad.abs() > 0.01 * columns.grad.abs().max()  # the sign of a gradient near 0 is rounding
     assert clear.float().mean() > 0.5
     expected = step * alignment.W[kept].norm() / step.norm()
     torch.testing.assert_close(found[clear], expected[clear], rtol=5e-3, atol=5e-3)
