@@ -12,13 +12,14 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from sparsight.errors import SparsightError, unknown
+from sparsight.pipeline.precision import PRECISIONS
 from sparsight.sae import TrainConfig
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What every experiment is told. `experiment` says which it is, `seed` is that of every stage, `precision` "bf16"
-    runs the frozen networks under autocast; `threads` 0 means all cores.
+    runs the frozen networks under autocast, "auto" does so where that is faster; `threads` 0 means all cores.
     """
 
     experiment: str = ""
@@ -29,8 +30,8 @@ class Recipe:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        if self.precision not in ("fp32", "bf16"):
-            raise unknown("precision", self.precision, ("fp32", "bf16"))
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
 
     def plain(self) -> dict[str, Any]:
         """The recipe as JSON-able values, defaults filled in."""

@@ -16,6 +16,7 @@ import yaml
 from sparsight.diffusion import DiffusionModel
 from sparsight.errors import SparsightError, unknown
 from sparsight.files import atomic, digest, read_json, write_json
+from sparsight.pipeline.precision import settled
 from sparsight.pipeline.recipe import Recipe, load_recipe
 from sparsight.pipeline.reporter import Reporter, Silent
 
@@ -138,7 +139,8 @@ def versions() -> dict[str, str]:
 
 
 def run_of(recipe: Recipe, folder: Path, reporter: Reporter | None = None) -> Run:
-    """The run of a recipe's experiment in `folder`; nothing is written."""
+    """The run of a recipe's experiment in `folder`, its precision settled; nothing is written."""
+    recipe = settled(recipe, folder)
     if recipe.experiment == "emergence":
         from sparsight.pipeline.emergence.run import EmergenceRun
 
