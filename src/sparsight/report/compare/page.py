@@ -56,11 +56,12 @@ def facts(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     """How large the comparison is."""
     recipe, methods = mapping(metrics.get("recipe")), mapping(metrics.get("methods"))
     done = sum(int(dig(one, "cells", "done") or 0) for one in methods.values())
+    seeds = listing(metrics.get("seeds"))
     return [
         ("methods", f"{len(methods)}, and {len(mapping(metrics.get('not_applicable')))} not applicable"),
         ("concepts", str(len(mapping(metrics.get("concepts"))))),
         ("test images", f"{recipe.get('test')} a concept and seed"),
-        ("seeds", ", ".join(map(str, listing(metrics.get("seeds"))))),
+        ("seed" if len(seeds) == 1 else "seeds", ", ".join(map(str, seeds))),
         ("judges", ", ".join(mapping(dig(metrics, "stability", "ranks")))),
         ("cells", f"{done} done, {len(mapping(metrics.get('failed')))} failed"),
     ]  # fmt: skip
