@@ -45,11 +45,14 @@ def _alone(run: CompareRun, cell: Cell) -> dict[str, Any]:
         editor = fitted(run, cell, cell.concept)
     with meter.of(run.model, "search"):
         tuned = calibrate(run, editor, cell.concept, validation)
+    drawn: dict[float, Tensor] = {}  # an edit that cannot be weak has one strength for several levels
     with meter.of(run.model, "edit"):
         for place, match in enumerate(tuned["matches"]):
-            sheet = edited(run, editor, match["strength"], test.noise, test.told)
-            write_sheet(run.folder / cell.path / f"level{place}.png", finite(sheet))
-    images = max(1, len(tuned["matches"])) * len(test.numbers)
+            strength = match["strength"]
+            if strength not in drawn:
+                drawn[strength] = finite(edited(run, editor, strength, test.noise, test.told))
+            write_sheet(run.folder / cell.path / f"level{place}.png", drawn[strength])
+    images = max(1, len(drawn)) * len(test.numbers)
     calls = {**meter.calls, "each": meter.calls["edit"] / images}
     seconds = {**meter.seconds, "each": meter.seconds["edit"] / images}
     return {
