@@ -28,7 +28,7 @@ def view(metrics: dict[str, Any], kind: str) -> dict[str, Any]:
     truth = read_number(metrics, "truth", "auc")
     return {
         "kind": kind, "strokes": charts.strokes(shown, ours), "verdict": verdict(metrics, kind),
-        "truth": truth,
+        "truth": truth, "others": len(methods) > len(shown),
         "rank_chart": charts.rank_chart(rows, f"AUC of every method {kind}".strip(), ours, truth),
         "ranking": tables.ranking(metrics), "curves": _curves(metrics, curves, shown, kind),
         "small": _small(metrics, shown, kind), "matched": tables.matched(metrics), "judges": tables.judges(metrics),
