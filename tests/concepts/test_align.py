@@ -156,9 +156,7 @@ def test_refitting_takes_adams_first_step_down_the_loss_of_the_kept_latents_alon
         image = model.decode(model.predict(x_t, one_t).x0)
     text = torch.tensor([0.8 - 1.0, 0.6])
     moved = clip.image(image) - clip.image(plain)
-    softened = (
-        moved.square().sum() + 1e-3**2
-    ).sqrt()  # so small a change is felt through its length, not its direction alone
+    softened = (moved.square().sum() + 1e-3**2).sqrt()  # the length that directional_loss documents
     (3 * (1 - (moved @ text).sum() / text.norm() / softened) + (image - plain).abs().mean()).backward()
     step = start - 0.1 * start.square().mean().sqrt() * columns.grad.sign()
     clear = columns.grad.abs() > 0.01 * columns.grad.abs().max()  # the sign of a gradient near 0 is rounding

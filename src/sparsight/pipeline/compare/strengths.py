@@ -10,9 +10,7 @@ STEEPEST = 1.5  # distances grow about as strength to this power where they are 
 GROWTH = 8.0  # the longest stride of one trial
 CLOSE = 0.005  # strengths whose logarithms differ by less are one
 SATURATED = 1.05  # a stride that gains less than this factor has met a ceiling
-PATIENCE = (
-    6  # the longest strides that gain nothing from the start on: what an edit does at any strength may hide the rest
-)
+PATIENCE = 6  # longest strides that gain nothing from the start on: what an edit does at any strength may hide the rest
 
 
 @dataclass(frozen=True)
