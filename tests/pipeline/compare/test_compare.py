@@ -207,6 +207,8 @@ def test_a_stopped_run_goes_on_without_doing_cells_again(run, monkeypatch):
         ("judge=alexnet", "unknown judge 'alexnet'"),
         ("two.level=0.3", "none of the levels"),
         ("seed=1", "write seeds=[1]"),
+        ("seeds=[0, 0]", "seeds must be different numbers"),
+        ("seeds=[100]", "from 0 to 99"),
         ("few.counts=[10, 5000]", "5000 images, but the store has 56"),
         ("casl.recipe=scenes", "casl.recipe must be one of CASL"),
         ("few.concepts=[Bald]", "unknown concept of few-shot"),
@@ -230,6 +232,20 @@ def test_methods_can_be_chosen_on_validation_faces_that_no_search_has_seen(tmp_p
             seen += facts["numbers"]
     assert len(set(seen)) == len(seen) == 12
     assert set(seen) == set(run.subject.eligible("validation", ["Beard"], 12))
+
+
+def test_a_seed_has_the_same_faces_and_cells_whichever_seeds_are_run_beside_it(tmp_path, run):
+    def of(seeds):
+        found = run_of(load_recipe("demo-compare", [*SMALL, f"seeds={seeds}"]), tmp_path / seeds)
+        found.subject.first.world, found.subject.first.model = run.subject.first.world, run.subject.first.model
+        invert_group(found, Group(1, "Beard"))
+        facts = json.loads((found.folder / "images/seed1/Beard/test/images.json").read_text())
+        return facts["numbers"], cell_key(found, Cell("main", 1, "Beard", "casl"))
+
+    alone, beside = of("[1]"), of("[0, 1]")
+    assert alone == beside
+    test = run.recipe.test
+    assert alone[0] == run.subject.eligible("test", ["Beard"], 2 * test)[test:]
 
 
 def test_no_name_asks_every_method():

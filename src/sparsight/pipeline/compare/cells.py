@@ -87,7 +87,7 @@ def cell_key(run: CompareRun, cell: Cell) -> str:
     elif cell.kind == "two":
         own = (recipe.two.test, recipe.two.level)
     return digest([
-        run.subject.key(cell.seed), recipe.seeds.index(cell.seed), cell.kind, cell.concept,
+        run.subject.key(cell.seed), cell.seed, cell.kind, cell.concept,
         entry.name, asdict(entry), recipe.levels, recipe.tolerance, recipe.validation, recipe.test, recipe.judge,
         recipe.curves_on, own,
     ])  # fmt: skip

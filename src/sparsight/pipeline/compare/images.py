@@ -77,10 +77,10 @@ def counts(run: CompareRun, group: Group) -> dict[str, int]:
 
 def group_key(run: CompareRun, group: Group) -> str:
     """A digest of what the images rest on."""
-    subject, place = run.subject, run.recipe.seeds.index(group.seed)
+    subject = run.subject
     asked = subject.conditioning("test", [0])
     told = [] if asked is None else [asked.guidance, *asked.prompts]
-    return digest([subject.model.fingerprint(), subject.loop.steps, subject.refine, run.recipe.precision, place,
+    return digest([subject.model.fingerprint(), subject.loop.steps, subject.refine, run.recipe.precision, group.seed,
                    group.concept, counts(run, group), run.recipe.curves_on, *told])  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def group_key(run: CompareRun, group: Group) -> str:
 def _start_split(run: CompareRun, group: Group, split: str, count: int) -> None:
     subject = run.subject
     attributes = [str(subject.concepts[name].attribute) for name in group.concept.split("+")]
-    source, skipped = source_of(run, split), _taken(run, group.seed, split, count)
+    source, skipped = source_of(run, split), _taken(run, group.seed, split)
     numbers = subject.eligible(source, attributes, skipped + count)[skipped:]
     told, known = subject.conditioning(source, numbers), subject.noise(source, numbers)
     pictures = subject.images(source, numbers) if known is None else None
@@ -115,10 +115,12 @@ def source_of(run: CompareRun, split: str) -> str:
     return run.recipe.curves_on if split == "test" else split
 
 
-def _taken(run: CompareRun, seed: int, split: str, count: int) -> int:
-    """How many images of the world's split are others': each seed has its own, and curves see none of the search's."""
-    searched = run.recipe.validation * len(run.recipe.seeds) if split != source_of(run, split) else 0
-    return searched + count * run.recipe.seeds.index(seed)
+def _taken(run: CompareRun, seed: int, split: str) -> int:
+    """How many images of the world's split are others': those of all seeds before, and of a search on the same split."""
+    own = {"validation": run.recipe.validation, "test": run.recipe.test}
+    if source_of(run, "test") != source_of(run, "validation"):
+        return seed * own[split]
+    return seed * sum(own.values()) + (own["validation"] if split == "test" else 0)
 
 
 def _inverted(run: CompareRun, pictures: Tensor) -> Tensor:

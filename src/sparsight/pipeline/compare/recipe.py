@@ -12,6 +12,8 @@ from sparsight.errors import SparsightError, unknown
 from sparsight.pipeline.emergence.recipe import STAGES
 from sparsight.pipeline.recipe import Recipe
 
+SEEDS = 100  # images of a seed lie behind those of all seeds before it, which have to be looked at
+
 
 @dataclass(frozen=True)
 class CaslConfig:
@@ -74,7 +76,8 @@ class CompareRecipe(Recipe):
     at which all are compared, found for each on `validation` images to within the share `tolerance`. `judge` is the
     classifier that fills the main figures; all of the world's are used. `workers` processes share the cells. `ours` is the
     method that pages bring out and that others are measured against in pairs. `curves_on` "validation" draws the figures on
-    other validation images than the search's: for choosing between methods.
+    other validation images than the search's: for choosing between methods. A seed says which images are its own, too:
+    whether one run does several seeds or each has a run of its own, they come to the same.
     """
 
     experiment: str = "compare"
@@ -107,6 +110,11 @@ class CompareRecipe(Recipe):
                             ("validation", self.validation), ("test", self.test), ("workers", self.workers)):  # fmt: skip
             if least < 1:
                 raise SparsightError(f"a comparison needs at least one of {what!r}")
+        if not all(0 <= seed < SEEDS for seed in self.seeds) or len(set(self.seeds)) < len(self.seeds):
+            raise SparsightError(
+                f"seeds must be different numbers from 0 to {SEEDS - 1}, and are {list(self.seeds)}: a seed's images follow "
+                "those of the seeds before it"
+            )
         if list(self.levels) != sorted(set(self.levels)) or self.levels[0] <= 0:
             raise SparsightError(f"levels must rise from above 0, and are {list(self.levels)}")
         if max(self.few.test, self.two.test) > self.test and (self.few.methods or self.two.methods):
