@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from sparsight.files import read_json
+from sparsight.pipeline.markdown import interval
 from sparsight.terminal_compare import print_comparison
 from sparsight.terminal_emergence import print_emergence
 
@@ -76,12 +77,6 @@ class Live:
         self.task = None
 
 
-def _figure(interval: dict[str, Any] | None, digits: int = 2) -> str:
-    if not interval or interval["value"] is None:
-        return "-"
-    return f"{interval['value']:.{digits}f} [{interval['low']:.{digits}f}, {interval['high']:.{digits}f}]"
-
-
 def print_table(folder: Path) -> None:
     """What a reader of a run asks first, from metrics.json: of CASL its EPR beside the best control's."""
     metrics, console = read_json(folder / "metrics.json"), Console()
@@ -104,7 +99,7 @@ def _print_casl(metrics: dict[str, Any], console: Console) -> None:
         best = max(rivals, key=lambda m: rivals[m]["value"])
         flips = casl["flip_rate"]["value"]
         share = "-" if flips is None else f"{flips:.0%}"
-        table.add_row(name, f"{concept['alpha']:g}", share, _figure(casl["epr"]), best, _figure(rivals[best]))
+        table.add_row(name, f"{concept['alpha']:g}", share, interval(casl["epr"]), best, interval(rivals[best]))
     console.print(table)
 
 

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sparsight.pipeline.markdown import interval
+
 
 def print_comparison(metrics: dict[str, Any]) -> None:
     """The ranking, and what did not run."""
@@ -34,13 +36,6 @@ def _ranking(methods: dict[str, Any], metrics: dict[str, Any], kind: str) -> Tab
         table.add_column(column, no_wrap=column == "method")
     for name in sorted(methods, key=lambda n: methods[n]["rank"]["value"] or len(methods)):
         one = methods[name]
-        shown = [_figure(one[key]) for key in ("auc", f"versus_{ours}", "epr", "flip_rate")]
+        shown = [interval(one[key]) for key in ("auc", f"versus_{ours}", "epr", "flip_rate")]
         table.add_row(f"{one['rank']['value'] or 0:g}", name, *shown)
     return table
-
-
-def _figure(interval: dict[str, Any] | None) -> str:
-    if not interval or interval["value"] is None:
-        return "-"
-    ends = "" if interval["low"] is None else f" [{interval['low']:.2f}, {interval['high']:.2f}]"
-    return f"{interval['value']:.2f}{ends}"
