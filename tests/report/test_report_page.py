@@ -18,7 +18,7 @@ import pytest
 from report.fake_run import fake_metrics, fake_run
 from sparsight import SparsightError
 from sparsight.report import write_report
-from sparsight.report.numbers import digits
+from sparsight.report.numbers import Number, digits
 
 HOSTILE = ("<script>alert(1)</script>", "\"><img src=x onerror='alert(1)'>", "$\\frac{", "../../outside", "{{ 7 * 7 }}")
 
@@ -109,6 +109,19 @@ def test_every_figure_is_the_one_in_metrics_json(run: Path, html: str) -> None:
 )
 def test_shares_are_rounded_but_nearly_all_is_not_all(share, said):
     assert digits(share, "%") == f"{said}\u00a0%"
+
+
+@pytest.mark.parametrize(
+    ("ends", "text", "interval"),
+    [
+        ((8.1e-6, -0.003, 0.003), "0.000", "[−0.003, 0.003]"),
+        ((-1e-4, -0.02, 0.0001), "0.000", "[−0.020, 0.000]"),
+        ((8.1e-6, 7e-6, 9e-6), "8.1e−06", "[7.0e−06, 9.0e−06]"),
+    ],
+)
+def test_what_is_tiny_is_nought_only_beside_what_is_not(ends, text, interval):
+    found = Number((), *ends)
+    assert (found.text, found.interval) == (text, interval)
 
 
 def test_intervals_are_shown(run: Path, html: str) -> None:

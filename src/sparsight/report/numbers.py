@@ -13,30 +13,35 @@ LABELS = {"casl": "CASL", "no_sae": "no SAE", "mean_difference": "difference of 
           "lpips": "perceptual distance", "clip": "CLIP", "vgg": "VGG", "vit": "ViT", "resnet": "ResNet",
           "mobilenetv2": "MobileNetV2"}  # fmt: skip
 
+TINY = 5e-4  # 0.000 to three decimals
+
 
 def label(name: str) -> str:
     """A name for reading: ``random_latent`` becomes ``random latent``."""
     return LABELS.get(name, name.replace("_", " "))
 
 
-def digits(value: float | None, unit: str = "") -> str:
-    """`value` to about three digits, shares (`unit` "%") in percent, cosines ("fine") to four decimals, counts ("count") whole."""
+def digits(value: float | None, unit: str = "", beside: float = 0.0) -> str:
+    """`value` to about three digits, shares (`unit` "%") in percent, cosines ("fine") to four decimals, counts ("count") whole.
+
+    What is tiny is written as a power of ten, unless it stands `beside` a figure that is not: there it is 0.000.
+    """
     if value is None:
         return "–"
     if unit == "count":
         return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.2g}"
     if unit != "%":
-        return (f"{value:.4f}" if unit == "fine" else _plain(value)).replace("-", "−")
+        return (f"{value:.4f}" if unit == "fine" else _plain(value, beside)).replace("-", "−")
     share = 100 * value
     nearly_all = 99 < abs(share) < 100  # 99.8 % must not read as all of them
     places = 2 if 0 < abs(share) < 1 else 1 if 1 <= abs(share) < 10 or nearly_all else 0
     return f"{share:.{places}f}{PERCENT}".replace("-", "−")
 
 
-def _plain(value: float) -> str:
+def _plain(value: float, beside: float) -> str:
     size = abs(value)
-    if 0 < size < 5e-4:
-        return f"{value:.1e}"
+    if 0 < size < TINY:
+        return "0.000" if beside >= TINY else f"{value:.1e}"
     if size >= 100 or (size >= 10 and value == round(value)):
         return f"{value:.0f}"
     if size >= 10:
@@ -67,14 +72,19 @@ class Number:
     @property
     def text(self) -> str:
         """The rounded value, or a dash."""
-        return digits(self.value, self.unit)
+        return digits(self.value, self.unit, self._largest)
 
     @property
     def interval(self) -> str:
         """Both ends of the 95 % interval, or nothing."""
         if self.value is None or self.low is None or self.high is None:
             return ""
-        return f"[{digits(self.low, self.unit).removesuffix(PERCENT)}, {digits(self.high, self.unit)}]"
+        low, high = (digits(end, self.unit, self._largest) for end in (self.low, self.high))
+        return f"[{low.removesuffix(PERCENT)}, {high}]"
+
+    @property
+    def _largest(self) -> float:
+        return max((abs(v) for v in (self.value, self.low, self.high) if v is not None), default=0.0)
 
     @property
     def hover(self) -> str:
