@@ -1,43 +1,44 @@
 """AUC of several comparisons of different seeds, put together: python examples/pool_seeds.py A.json B.json
 
 The files are what `sparsight results` wrote. Every seed weighs alike; intervals of different files are independent, and those of
-a file are taken for 1.96 standard errors each way. Prints the methods that all files have, in Markdown.
+a file are taken for 1.96 standard errors each way. Prints the methods that all files have, in Markdown: AUC seed by seed and over
+all, and that of our own method minus it, file by file and over all.
 """
 
 import json
 import sys
-from math import sqrt
+from math import hypot
 from pathlib import Path
+
+from sparsight.markdown import interval, table
 
 
 def pooled(figures, seeds):
-    """Mean and 95 % interval over files: each file's figure counts as often as it has seeds."""
-    mean = sum(n * one["value"] for one, n in zip(figures, seeds, strict=True)) / sum(seeds)
-    half = sqrt(sum((n * (one["high"] - one["low"]) / 2) ** 2 for one, n in zip(figures, seeds, strict=True))) / sum(
-        seeds
+    """One figure out of one of each file, which counts as often as the file has seeds."""
+    shares = [n / sum(seeds) for n in seeds]
+    mean = sum(share * one["value"] for share, one in zip(shares, figures, strict=True))
+    half = hypot(*(share * (one["high"] - one["low"]) / 2 for share, one in zip(shares, figures, strict=True)))
+    return {"value": mean, "low": mean - half, "high": mean + half}
+
+
+def row(files, seeds, name):
+    """The line of one method, led by its AUC over all."""
+    own, ours = [one["methods"][name] for one in files], files[0]["ours"]
+    auc, single = (
+        pooled([one["auc"] for one in own], seeds),
+        [f"{v:.3f}" for one in own for v in one["by_seed"].values()],
     )
-    return f"{mean:.3f} [{mean - half:.3f}, {mean + half:.3f}]"
-
-
-def rows(files):
-    """One line a method, best first: AUC seed by seed, over all, and ours minus it."""
-    seeds, ours = [len(one["seeds"]) for one in files], files[0]["ours"]
-    shared = set.intersection(*(set(one["methods"]) for one in files))
-    for name in sorted(
-        shared, key=lambda n: -sum(k * one["methods"][n]["auc"]["value"] for one, k in zip(files, seeds, strict=True))
-    ):
-        own = [one["methods"][name] for one in files]
-        single = [f"{value:.3f}" for one in own for value in one["by_seed"].values()]
-        minus = "-" if name == ours else pooled([one[f"versus_{ours}"] for one in own], seeds)
-        yield [f"`{name}`", *single, pooled([one["auc"] for one in own], seeds), minus]
+    minus = [one[f"versus_{ours}"] for one in own]
+    parts = ["-"] * (len(own) + 1) if name == ours else [interval(one, 3) for one in (*minus, pooled(minus, seeds))]
+    return auc["value"], [f"`{name}`", *single, interval(auc, 3), *parts]
 
 
 if __name__ == "__main__":
-    found = [json.loads(Path(path).read_text("utf-8")) for path in sys.argv[1:]]
-    header = [
-        "method",
-        *(f"seed {seed}" for one in found for seed in one["seeds"]),
-        "all seeds",
-        f"{found[0]['ours']} minus it",
-    ]
-    print("\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows(found))))
+    files = [json.loads(Path(path).read_text("utf-8")) for path in sys.argv[1:]]
+    seeds = [len(one["seeds"]) for one in files]
+    groups = [", ".join(map(str, one["seeds"])) for one in files]
+    minus = [f"`{files[0]['ours']}` minus it: {of}" for of in groups]
+    header = ["method", *(f"seed {seed}" for one in files for seed in one["seeds"]), "all seeds", *minus, "all seeds"]
+    shared = set.intersection(*(set(one["methods"]) for one in files))
+    print(table(header, [line for _, line in sorted((row(files, seeds, name) for name in shared), reverse=True)]))
+    print(f"\nThe true edit, faded in: {interval(pooled([one['truth']['auc'] for one in files], seeds), 3)}.")

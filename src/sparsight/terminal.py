@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from sparsight.files import read_json
-from sparsight.pipeline.markdown import interval
+from sparsight.markdown import interval
 from sparsight.terminal_compare import print_comparison
 from sparsight.terminal_emergence import print_emergence
 

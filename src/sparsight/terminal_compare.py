@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sparsight.pipeline.markdown import interval
+from sparsight.markdown import interval
 
 
 def print_comparison(metrics: dict[str, Any]) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from sparsight.errors import SparsightError
 from sparsight.files import read_json
+from sparsight.markdown import interval, plain, table, write_tables
 from sparsight.pipeline.casl.evaluate import pooled_metrics
 from sparsight.pipeline.casl.run import CaslRun
-from sparsight.pipeline.markdown import interval, plain, table, write_tables
 
 SHOWN = (
     "casl",

@@ -8,8 +8,8 @@ from typing import Any
 
 from sparsight.errors import SparsightError
 from sparsight.files import read_json
+from sparsight.markdown import interval, table, write_tables
 from sparsight.pipeline.compare.run import CompareRun
-from sparsight.pipeline.markdown import interval, table, write_tables
 
 KEPT = (
     "seeds",

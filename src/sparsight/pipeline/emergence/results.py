@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparsight.markdown import interval, plain, table, write_tables
 from sparsight.pipeline.emergence.calibrate import CHOSEN
 from sparsight.pipeline.emergence.edits import METHODS
 from sparsight.pipeline.emergence.evaluate import pooled_metrics
 from sparsight.pipeline.emergence.reading import READ
 from sparsight.pipeline.emergence.recipe import STAGES
-from sparsight.pipeline.markdown import interval, plain, table, write_tables
 
 if TYPE_CHECKING:
     from sparsight.pipeline.emergence.run import EmergenceRun
